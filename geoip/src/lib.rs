@@ -1,0 +1,1 @@
+//! IP address → place, network and labels.

@@ -1,0 +1,178 @@
+//! Assembly: from a configuration to a running process, and to its end.
+//!
+//! ```text
+//! main thread      signals, admin, health checks, reload, hand-over          (a control runtime)
+//! weir-worker-N    sessions                                                  (a runtime each, a journal shard each)
+//! weir-keeper      fdatasync of journals
+//! weir-shipper     journals → sink
+//! ```
+//!
+//! The end: stop accepting, let sessions end by themselves until the drain's deadline, cut the rest, write the last
+//! records, sync, ship what the sink takes. What it does not take is shipped by the next start.
+
+mod control;
+mod worker;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::Context;
+use tracing::{info, warn};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{Config, LogFormat};
+use crate::event::Losses;
+use crate::handover::{self, Sockets};
+use crate::journal::{Budget, EpochDir, Keeper, Options, StateDir, Writer};
+use crate::metrics::{Metrics, metrics};
+use crate::proxy::{Node, Setup, close_estate};
+use crate::shipper::{Shipper, Source};
+
+pub use worker::Handle as WorkerHandle;
+
+/// What a process is made of, once it runs.
+pub(crate) struct App {
+    node: Arc<Node>,
+    metrics: &'static Metrics,
+    prometheus: metrics_exporter_prometheus::PrometheusHandle,
+    state_dir: Option<StateDir>,
+    keeper: Keeper,
+    shipper: Shipper,
+    budget: Arc<Budget>,
+    options: Options,
+    sockets: Sockets,
+    /// Where the configuration came from, if from a file.
+    file: Option<PathBuf>,
+    log: control::LogHandle,
+}
+
+/// `weir check`: the configuration and all it names.
+pub fn check(path: &Path) -> Result<(), String> {
+    let config = Config::load(path).map_err(|errors| errors.to_string())?;
+    Setup::new(config).map(drop).map_err(|error| crate::shipper::chain(&error))?;
+    println!("{}: good", path.display());
+    Ok(())
+}
+
+/// `weir run`: serves until it is told to stop.
+pub fn run(config: Config, file: Option<PathBuf>, upgrade: bool) -> anyhow::Result<()> {
+    let log = start_log(&config)?;
+    start(config, file, upgrade, log)?.serve()
+}
+
+fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::LogHandle) -> anyhow::Result<App> {
+    let prometheus = control::install_metrics()?;
+    let metrics = metrics();
+    let setup = Arc::new(Setup::new(config)?);
+    let config = setup.config.clone();
+
+    let (mut sockets, predecessor) = if upgrade {
+        let (sockets, predecessor) =
+            handover::take(&config.state_dir).context("cannot take over the running process's sockets")?;
+        (sockets, Some(predecessor))
+    } else {
+        (Sockets::default(), None)
+    };
+    let state_dir = StateDir::open(&config.state_dir)?;
+    let epoch = Arc::new(state_dir.claim_epoch()?);
+    sockets.open_missing(&config)?;
+
+    let budget = Arc::new(Budget::new(config.journal.journal_bytes_max));
+    let options = Options {
+        segment_bytes: config.journal.segment_bytes,
+        journal_bytes_max: config.journal.journal_bytes_max,
+        sync_interval: config.journal.sync_interval,
+        slots_max: u32::try_from(config.journal.slots_max).unwrap_or(u32::MAX),
+    };
+    let losses = Losses::default();
+    let keeper = Keeper::start(Vec::new(), options.sync_interval).context("cannot start the journal's keeper")?;
+    let shipper = Shipper::start(&config.sink, budget.clone(), losses.clone(), metrics)?;
+    let node = Arc::new(Node::new(epoch.epoch(), setup, losses));
+    let mut app = App {
+        node,
+        metrics,
+        prometheus,
+        state_dir: Some(state_dir),
+        keeper,
+        shipper,
+        budget,
+        options,
+        sockets,
+        file,
+        log,
+    };
+    app.take_over_dead_epochs();
+    app.start_workers(&epoch)?;
+    for (name, address) in app.sockets.addresses() {
+        info!(listener = name, %address, "listening");
+    }
+    if let Some(predecessor) = predecessor {
+        predecessor.serving().context("the running process did not hear that its successor serves")?;
+    }
+    Ok(app)
+}
+
+impl App {
+    /// Closes and ships what dead processes left. Epochs that still drain in another process are left for later.
+    fn take_over_dead_epochs(&mut self) {
+        let Some(state_dir) = &self.state_dir else { return };
+        let abandoned = match state_dir.abandoned() {
+            Ok(abandoned) => abandoned,
+            Err(error) => return warn!(error = %crate::shipper::chain(&error), "earlier epochs cannot be listed"),
+        };
+        for epoch in abandoned {
+            let epoch = Arc::new(epoch);
+            let shards = epoch.shards().unwrap_or_default();
+            for shard in shards {
+                if let Err(error) = self.take_over(&epoch, shard) {
+                    warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
+                }
+            }
+        }
+    }
+
+    fn take_over(&self, epoch: &Arc<EpochDir>, shard: u16) -> Result<(), crate::journal::Error> {
+        let (writer, recovery) = Writer::reopen(epoch, shard, &self.options, self.budget.clone())?;
+        let shared = writer.shared();
+        close_estate(writer, recovery, self.metrics);
+        shared.sync()?;
+        self.shipper.add(Source { shared, dead: Some(epoch.clone()) });
+        Ok(())
+    }
+
+    fn start_workers(&mut self, epoch: &Arc<EpochDir>) -> anyhow::Result<()> {
+        let config = self.node.setup().config.clone();
+        for shard in 0..config.workers {
+            let shard = u16::try_from(shard).context("more workers than shards can be numbered")?;
+            let writer = Writer::create(epoch, shard, &config.node, &self.options, self.budget.clone())?;
+            let shared = writer.shared();
+            self.keeper.watch(shared.clone());
+            self.shipper.add(Source { shared: shared.clone(), dead: None });
+            self.sockets.workers.push(worker::start(worker::Parts {
+                shard,
+                writer,
+                shared,
+                epoch: epoch.clone(),
+                node: self.node.clone(),
+                metrics: self.metrics,
+                listeners: self.sockets.for_worker()?,
+            })?);
+        }
+        Ok(())
+    }
+}
+
+fn start_log(config: &Config) -> anyhow::Result<control::LogHandle> {
+    use tracing_subscriber::layer::SubscriberExt;
+    use tracing_subscriber::util::SubscriberInitExt;
+    let filter = EnvFilter::try_new(&config.log.filter).context("log.filter")?;
+    let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
+    let registry = tracing_subscriber::registry().with(filter);
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    match config.log.format {
+        LogFormat::Text => registry.with(lines).try_init(),
+        LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
+    }
+    .context("cannot start logging")?;
+    Ok(handle)
+}

@@ -1,0 +1,250 @@
+//! The command line. Every command explains itself with an example; wrong usage ends with 64, as a wrong configuration does.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{ArgGroup, Args, Parser, Subcommand};
+
+use crate::config::{Config, ConfigErrors, default_state_dir};
+
+/// Exit code of wrong usage and of a wrong configuration (`EX_USAGE` of sysexits.h). 0 is good, 1 is failed.
+pub const EXIT_USAGE: u8 = 64;
+
+/// What the process was asked to do.
+#[derive(Debug, Parser)]
+#[command(name = "weir", version, about = "Forwards traffic and counts every byte of it, exactly.")]
+#[command(disable_help_subcommand = false, subcommand_required = true, arg_required_else_help = true)]
+#[command(after_help = "Start here:\n  weir demo\n  weir run --upstream 127.0.0.1:3000\n  weir events --follow\n\n\
+                  Exit codes: 0 good, 1 failed, 64 wrong usage or configuration.")]
+pub struct Cli {
+    /// The command.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// One of the commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Forward traffic and record it
+    Run(RunArgs),
+    /// Check a configuration: all errors at once, each with its line
+    Check(CheckArgs),
+    /// Print records, one per line
+    Events(EventsArgs),
+    /// Show the whole chain with an origin and traffic of its own
+    Demo(DemoArgs),
+    /// Ask a running process whether it is ready
+    Health(HealthArgs),
+}
+
+/// `weir run`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weir run --upstream 127.0.0.1:3000\n  weir run --config /etc/weir/weir.toml\n  \
+                  weir run --config /etc/weir/weir.toml --upgrade",
+    group(ArgGroup::new("what").required(true).args(["config", "upstream"]))
+)]
+pub struct RunArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// With no file: forward HTTP to this server, like 127.0.0.1:3000 or https://api.example.com
+    #[arg(long, value_name = "ADDRESS")]
+    pub upstream: Option<String>,
+    /// With --upstream: where to listen [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDRESS", requires = "upstream", conflicts_with = "config")]
+    pub listen: Option<String>,
+    /// With --upstream: where to keep records [default: ~/.local/state/weir]
+    #[arg(long, value_name = "DIR", requires = "upstream", conflicts_with = "config")]
+    pub state: Option<PathBuf>,
+    /// Take over the listening sockets of the process that runs with the same state directory, which then drains
+    #[arg(long)]
+    pub upgrade: bool,
+}
+
+impl RunArgs {
+    /// The configuration these flags mean: the file's, or one made of `--upstream`, `--listen` and `--state`.
+    pub fn configuration(&self) -> Result<Config, ConfigErrors> {
+        match (&self.config, &self.upstream) {
+            (Some(file), _) => Config::load(file),
+            (None, upstream) => {
+                let upstream = upstream.as_deref().unwrap_or_default();
+                Config::for_flags(upstream, self.listen.as_deref(), self.state.as_deref())
+            }
+        }
+    }
+}
+
+/// `weir check`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weir check --config /etc/weir/weir.toml")]
+pub struct CheckArgs {
+    /// Configuration file
+    #[arg(long, value_name = "FILE")]
+    pub config: PathBuf,
+}
+
+/// `weir events`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  weir events --follow\n  weir events --state /var/lib/weir --json\n  \
+                  weir events --file /var/log/weir/usage.json --csv > usage.csv")]
+pub struct EventsArgs {
+    /// Read the journal in this state directory [default: ~/.local/state/weir]
+    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    pub state: Option<PathBuf>,
+    /// Read this file, written by a file sink
+    #[arg(long, value_name = "FILE")]
+    pub file: Option<PathBuf>,
+    /// Go on with records as they are written, until interrupted
+    #[arg(long)]
+    pub follow: bool,
+    /// One JSON object per line, every field
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// Comma-separated values with a header line, every field
+    #[arg(long)]
+    pub csv: bool,
+}
+
+/// Where `weir events` reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum EventsSource {
+    /// The journal of a state directory.
+    State(PathBuf),
+    /// A file of a file sink.
+    File(PathBuf),
+}
+
+/// How `weir events` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventsForm {
+    /// The most important fields, for people.
+    Text,
+    /// JSON lines.
+    Json,
+    /// Comma-separated values.
+    Csv,
+}
+
+impl EventsArgs {
+    /// Where to read; without a word, where `weir run --upstream` writes.
+    pub fn source(&self) -> EventsSource {
+        match (&self.file, &self.state) {
+            (Some(file), _) => EventsSource::File(file.clone()),
+            (None, Some(dir)) => EventsSource::State(dir.clone()),
+            (None, None) => EventsSource::State(default_state_dir()),
+        }
+    }
+
+    /// How to print.
+    pub fn form(&self) -> EventsForm {
+        match (self.json, self.csv) {
+            (true, _) => EventsForm::Json,
+            (false, true) => EventsForm::Csv,
+            (false, false) => EventsForm::Text,
+        }
+    }
+}
+
+/// `weir health`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weir health --admin 127.0.0.1:9900")]
+pub struct HealthArgs {
+    /// The running process's admin address
+    #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9900")]
+    pub admin: std::net::SocketAddr,
+}
+
+/// `weir demo`
+#[derive(Debug, Args)]
+#[command(after_help = "Example:\n  weir demo --seconds 10")]
+pub struct DemoArgs {
+    /// End after this long; else when interrupted
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: Option<u64>,
+}
+
+impl Cli {
+    /// Reads the process's arguments. `Err` is the code to exit with, after help (0) or what is wrong (64) was printed.
+    pub fn read() -> Result<Cli, ExitCode> {
+        Cli::try_parse().map_err(|error| {
+            let code = usage_code(&error);
+            match error.print() {
+                Ok(()) => ExitCode::from(code),
+                Err(_) => ExitCode::FAILURE,
+            }
+        })
+    }
+}
+
+/// Asking for help or the version is no error.
+fn usage_code(error: &clap::Error) -> u8 {
+    if error.use_stderr() { EXIT_USAGE } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    fn read(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(line.split(' '))
+    }
+
+    #[test]
+    fn clap_finds_no_contradiction() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn usage_is_accepted_or_ends_with_its_code() {
+        for (line, code) in [
+            ("weir run --upstream 127.0.0.1:3000", None),
+            ("weir run --upstream 127.0.0.1:3000 --listen 127.0.0.1:8081 --state /tmp/x", None),
+            ("weir run --config weir.toml --upgrade", None),
+            ("weir check --config weir.toml", None),
+            ("weir events", None),
+            ("weir events --state /tmp/x --follow --json", None),
+            ("weir events --file x.json --csv", None),
+            ("weir demo --seconds 5", None),
+            ("weir help", Some(0)),
+            ("weir help run", Some(0)),
+            ("weir --version", Some(0)),
+            ("weir run --help", Some(0)),
+            ("weir", Some(64)),
+            ("weir run", Some(64)),
+            ("weir run --config a --upstream 127.0.0.1:3000", Some(64)),
+            ("weir run --config a --listen 127.0.0.1:1", Some(64)),
+            ("weir run --config a --state x", Some(64)),
+            ("weir run --listen 127.0.0.1:1", Some(64)),
+            ("weir check", Some(64)),
+            ("weir events --json --csv", Some(64)),
+            ("weir events --state a --file b", Some(64)),
+            ("weir demo --seconds 0", Some(64)),
+            ("weir flow", Some(64)),
+        ] {
+            let ended = read(line).err().map(|error| usage_code(&error));
+            assert_eq!(ended, code, "{line}");
+        }
+    }
+
+    #[test]
+    fn every_command_shows_an_example() {
+        for command in Cli::command().get_subcommands() {
+            let help = command.clone().render_long_help().to_string();
+            let example = format!("weir {}", command.get_name());
+            assert!(help.contains("Example") && help.contains(&example), "{help}");
+        }
+    }
+
+    #[test]
+    fn flags_make_a_configuration() {
+        let Command::Run(run) = read("weir run --upstream 127.0.0.1:3000 --state /tmp/x").unwrap().command else {
+            panic!("run was asked for");
+        };
+        let config = run.configuration().unwrap();
+        assert_eq!(config.state_dir, PathBuf::from("/tmp/x"));
+        assert_eq!(config.listeners[0].listen.to_string(), "127.0.0.1:8080");
+        assert_eq!(config.upstream(config.listeners[0].routes[0].upstream).servers[0].to_string(), "127.0.0.1:3000");
+    }
+}

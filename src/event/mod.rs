@@ -1,0 +1,103 @@
+//! The usage record: what the data plane writes, the journal keeps and everything downstream reads.
+//!
+//! The published form is `proto/weir/usage/v1/usage.proto`. On the hot path a record is put together by hand from two
+//! pieces, which protobuf allows to be concatenated in any order:
+//!
+//! * the *note*: who and what (ids, account, addresses, host, path), encoded once when it becomes known and kept in
+//!   the slot, so that a successor can still write the record after a kill;
+//! * the *tail*: what moved (phase, time, outcome, deltas, totals), encoded when the record is written.
+//!
+//! Position (node, epoch, shard, seq) is not in the bytes: the journal's frame holds it.
+
+mod encode;
+mod loss;
+mod print;
+
+pub use encode::{RequestNote, SessionNote, Tail};
+pub use loss::{Loss, Losses};
+pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
+
+/// Types generated from `weir.usage.v1`.
+#[allow(missing_docs, clippy::doc_markdown)] // generated; the .proto holds the comments
+pub mod v1 {
+    include!(concat!(env!("OUT_DIR"), "/weir.usage.v1.rs"));
+}
+
+use crate::units::Counters;
+
+pub use v1::{End, Kind, Phase, Reason, UsageRecord};
+
+/// What an account is called when no rule names one: a record is never dropped for want of an owner.
+pub const UNATTRIBUTED: &str = "unattributed";
+
+impl End {
+    /// As printed in `end`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Done => "done",
+            Self::ClientAbort => "client_abort",
+            Self::UpstreamError => "upstream_error",
+            Self::Timeout => "timeout",
+            Self::Drain => "drain",
+            Self::Recovered => "recovered",
+            Self::Refused => "refused",
+            Self::TlsError => "tls_error",
+            Self::ProtocolError => "protocol_error",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+impl Reason {
+    /// As printed in `reason`; empty where something is billable.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::HealthCheck => "health_check",
+            Self::PlatformError => "platform_error",
+            Self::Limited => "limited",
+            Self::BadRequest => "bad_request",
+            Self::Retry => "retry",
+            Self::NoRequest => "no_request",
+        }
+    }
+}
+
+impl UsageRecord {
+    /// What moved since the record before.
+    pub fn deltas(&self) -> Counters {
+        Counters::from_array(
+            [
+                self.received_body_bytes,
+                self.received_app_bytes,
+                self.received_wire_bytes,
+                self.sent_body_bytes,
+                self.sent_app_bytes,
+                self.sent_wire_bytes,
+                self.sent_acked_bytes,
+                self.upstream_sent_bytes,
+                self.upstream_received_bytes,
+            ]
+            .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+        )
+    }
+
+    /// What moved since it began.
+    pub fn totals(&self) -> Counters {
+        Counters::from_array(
+            [
+                self.total_received_body_bytes,
+                self.total_received_app_bytes,
+                self.total_received_wire_bytes,
+                self.total_sent_body_bytes,
+                self.total_sent_app_bytes,
+                self.total_sent_wire_bytes,
+                self.total_sent_acked_bytes,
+                self.total_upstream_sent_bytes,
+                self.total_upstream_received_bytes,
+            ]
+            .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+        )
+    }
+}

@@ -1,0 +1,500 @@
+//! A chunk: one file of slots, and every store into them.
+//!
+//! ```text
+//! byte 0      magic "WEIRSLT1" | version u32, entries u32 | epoch u32, shard u32 | chunk u64 | crc32c of these
+//!      1024   a note on its way: slot plus one, generation, note word, 480 bytes        (see `set_note`)
+//!      4096   entries x 128 bytes, hot:   generation | 9 counters | pending | outcome | started_at_us | note word | closing_seq | kind
+//!      ...    entries x 656 bytes, cold:  2 x recorded { generation | seq | 9 counters } | note, 480 bytes
+//! ```
+//!
+//! One thread writes a slot. Its stores are made in program order (each Release; counting alone is Relaxed, the counters being
+//! independent), so a killed process leaves a prefix of them, and every prefix is a valid state:
+//! * a slot is live while its generation is odd; that word is stored last when it opens and first when it is freed;
+//! * a `recorded` block counts if it has the slot's generation and a seq below the published one; the older block is the one replaced;
+//! * a note counts if its word's checksum agrees.
+
+use std::fs::{File, OpenOptions};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::allocation::{allocate_file, ensure_allocated};
+use super::mapping::{Mapping, copy_in, copy_out};
+use super::outcome::{Outcome, SlotKind};
+use super::{Error, FORMAT_VERSION, io_error};
+use crate::units::{COLUMNS, Column, Counters};
+
+/// The longest note of a slot.
+pub const NOTE_BYTES_MAX: usize = 480;
+
+const MAGIC: u64 = u64::from_le_bytes(*b"WEIRSLT1");
+const REDO: usize = 1024 / 8;
+const ENTRIES_AT: usize = 4096 / 8;
+const HOT_WORDS: usize = 16;
+const BLOCK_WORDS: usize = 2 + COLUMNS;
+const NOTE_WORDS: usize = NOTE_BYTES_MAX / 8;
+const COLD_WORDS: usize = 2 * BLOCK_WORDS + NOTE_WORDS;
+
+const GENERATION: usize = 0;
+const COUNTERS: usize = 1;
+const PENDING: usize = 10;
+const OUTCOME: usize = 11;
+const STARTED_AT: usize = 12;
+const NOTE: usize = 13;
+const CLOSING_SEQ: usize = 14;
+const KIND: usize = 15;
+
+/// No seq: an intent taken back, or none.
+pub(super) const NO_SEQ: u64 = u64::MAX;
+
+/// Where a note lies in its 480 bytes, and its checksum, in one word.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct NoteWord {
+    offset: usize,
+    bytes: usize,
+    checksum: u32,
+}
+
+impl NoteWord {
+    fn pack(self) -> u64 {
+        self.offset as u64 | (self.bytes as u64) << 16 | u64::from(self.checksum) << 32
+    }
+
+    fn unpack(word: u64) -> Option<Self> {
+        let note = Self {
+            offset: (word & 0xffff) as usize,
+            bytes: (word >> 16 & 0xffff) as usize,
+            checksum: (word >> 32) as u32,
+        };
+        let fits = note.offset + note.bytes <= NOTE_BYTES_MAX && note.offset.is_multiple_of(8);
+        fits.then_some(note)
+    }
+}
+
+/// A copy of a slot's note.
+#[derive(Clone, Copy)]
+pub struct Note {
+    bytes: [u8; NOTE_BYTES_MAX],
+    length: usize,
+}
+
+impl Note {
+    pub(super) fn empty() -> Self {
+        Self { bytes: [0; NOTE_BYTES_MAX], length: 0 }
+    }
+}
+
+impl std::ops::Deref for Note {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.bytes[..self.length]
+    }
+}
+
+impl std::fmt::Debug for Note {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(formatter, "Note({} bytes)", self.length)
+    }
+}
+
+/// One of a slot's two `recorded` blocks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Block {
+    pub(super) seq: u64,
+    pub(super) counters: Counters,
+}
+
+/// A mapped chunk.
+#[derive(Debug)]
+pub(super) struct Chunk {
+    pub(super) mapping: Mapping,
+    pub(super) file: File,
+    pub(super) path: PathBuf,
+    pub(super) number: u32,
+    pub(super) entries: u32,
+}
+
+/// Why a chunk file cannot be used.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    Damaged(&'static str),
+    Error(Error),
+}
+
+impl Chunk {
+    pub(super) fn path(directory: &Path, number: u32) -> PathBuf {
+        directory.join(format!("slots-{number:04}"))
+    }
+
+    pub(super) fn file_bytes(entries: u32) -> u64 {
+        ((ENTRIES_AT + (HOT_WORDS + COLD_WORDS) * entries as usize) * 8) as u64
+    }
+
+    /// A new chunk, all slots free. It gets its name once it is whole.
+    pub(super) fn create(directory: &Path, epoch: u32, shard: u16, number: u32, entries: u32) -> Result<Self, Error> {
+        let path = Self::path(directory, number);
+        let unnamed = path.with_extension("new");
+        let bytes = Self::file_bytes(entries);
+        let file = allocate_file(&unnamed, bytes)?;
+        let mapping = Mapping::new(&file, bytes).map_err(io_error("map", &unnamed))?;
+        let words = mapping.words();
+        for (word, value) in words.iter().zip(header(epoch, shard, number, entries)) {
+            word.store(value, Ordering::Release);
+        }
+        std::fs::rename(&unnamed, &path).map_err(io_error("name", &path))?;
+        Ok(Self { mapping, file, path, number, entries })
+    }
+
+    /// Opens a chunk of a dead epoch and finishes a note that was on its way.
+    pub(super) fn open(directory: &Path, epoch: u32, shard: u16, number: u32) -> Result<Self, Unusable> {
+        let path = Self::path(directory, number);
+        let opened = OpenOptions::new().read(true).write(true).open(&path);
+        let file = opened.map_err(io_error("open", &path)).map_err(Unusable::Error)?;
+        let length = file.metadata().map_err(io_error("look at", &path)).map_err(Unusable::Error)?.len();
+        if length < 4096 {
+            return Err(Unusable::Damaged("shorter than its header"));
+        }
+        let mapping = Mapping::new(&file, length).map_err(io_error("map", &path)).map_err(Unusable::Error)?;
+        let word = |at: usize| mapping.words()[at].load(Ordering::Acquire);
+        let (version, entries) = (word(1) as u32, (word(1) >> 32) as u32);
+        let found = [word(0), word(1), word(2), word(3)];
+        if word(0) != MAGIC || word(4) != u64::from(header_checksum(found)) {
+            return Err(Unusable::Damaged("slots header"));
+        }
+        if version > FORMAT_VERSION {
+            return Err(Unusable::Error(Error::NewerFormat { path, version }));
+        }
+        if found[..4] != header(epoch, shard, number, entries)[..4] {
+            return Err(Unusable::Damaged("slots of another journal"));
+        }
+        // A truncated file has no slots worth keeping past its end, and where the cold parts lie at all depends on the whole.
+        if length < Self::file_bytes(entries) {
+            return Err(Unusable::Damaged("slots cut off"));
+        }
+        let chunk = Self { mapping, file, path, number, entries };
+        // After a power cut the file may have holes, in which a store on a full disk is SIGBUS.
+        ensure_allocated(&chunk.file, length).map_err(io_error("allocate", &chunk.path)).map_err(Unusable::Error)?;
+        chunk.finish_note();
+        Ok(chunk)
+    }
+
+    #[inline]
+    fn hot(&self, entry: u32) -> &[AtomicU64] {
+        let at = ENTRIES_AT + entry as usize * HOT_WORDS;
+        &self.mapping.words()[at..at + HOT_WORDS]
+    }
+
+    #[inline]
+    fn cold(&self, entry: u32) -> &[AtomicU64] {
+        let at = ENTRIES_AT + self.entries as usize * HOT_WORDS + entry as usize * COLD_WORDS;
+        &self.mapping.words()[at..at + COLD_WORDS]
+    }
+
+    fn block(&self, entry: u32, which: usize) -> &[AtomicU64] {
+        &self.cold(entry)[which * BLOCK_WORDS..(which + 1) * BLOCK_WORDS]
+    }
+
+    /// Opens a free slot; its generation, now odd.
+    pub(super) fn begin(&self, entry: u32, kind: SlotKind, started_at_us: u64, note: &[u8]) -> u64 {
+        let hot = self.hot(entry);
+        let before = hot[GENERATION].load(Ordering::Relaxed);
+        assert!(before.is_multiple_of(2), "slot {entry} is taken already");
+        for counter in &hot[COUNTERS..COUNTERS + COLUMNS] {
+            counter.store(0, Ordering::Relaxed);
+        }
+        hot[PENDING].store(0, Ordering::Relaxed);
+        hot[OUTCOME].store(0, Ordering::Relaxed);
+        hot[STARTED_AT].store(started_at_us, Ordering::Relaxed);
+        hot[CLOSING_SEQ].store(NO_SEQ, Ordering::Relaxed);
+        hot[KIND].store(kind as u64, Ordering::Relaxed);
+        let word = self.write_note(entry, 0, note);
+        hot[NOTE].store(word.pack(), Ordering::Relaxed);
+        hot[GENERATION].store(before + 1, Ordering::Release);
+        before + 1
+    }
+
+    /// Frees a live slot.
+    pub(super) fn free(&self, entry: u32) {
+        let generation = &self.hot(entry)[GENERATION];
+        let live = generation.load(Ordering::Relaxed);
+        assert!(!live.is_multiple_of(2), "slot {entry} is free already");
+        generation.store(live + 1, Ordering::Release);
+    }
+
+    #[inline]
+    pub(super) fn generation(&self, entry: u32) -> u64 {
+        self.hot(entry)[GENERATION].load(Ordering::Acquire)
+    }
+
+    #[inline]
+    pub(super) fn counter(&self, entry: u32, column: Column) -> &AtomicU64 {
+        &self.hot(entry)[COUNTERS + column as usize]
+    }
+
+    pub(super) fn totals(&self, entry: u32) -> Counters {
+        load(&self.hot(entry)[COUNTERS..])
+    }
+
+    #[inline]
+    pub(super) fn pending(&self, entry: u32) -> &AtomicU64 {
+        &self.hot(entry)[PENDING]
+    }
+
+    pub(super) fn outcome(&self, entry: u32) -> Outcome {
+        Outcome::unpack(self.hot(entry)[OUTCOME].load(Ordering::Acquire))
+    }
+
+    pub(super) fn set_outcome(&self, entry: u32, outcome: Outcome) {
+        self.hot(entry)[OUTCOME].store(outcome.pack(), Ordering::Release);
+    }
+
+    pub(super) fn started_at_us(&self, entry: u32) -> u64 {
+        self.hot(entry)[STARTED_AT].load(Ordering::Relaxed)
+    }
+
+    pub(super) fn kind(&self, entry: u32) -> Option<SlotKind> {
+        SlotKind::from_word(self.hot(entry)[KIND].load(Ordering::Relaxed))
+    }
+
+    pub(super) fn closing_seq(&self, entry: u32) -> u64 {
+        self.hot(entry)[CLOSING_SEQ].load(Ordering::Acquire)
+    }
+
+    pub(super) fn set_closing_seq(&self, entry: u32, seq: u64) {
+        self.hot(entry)[CLOSING_SEQ].store(seq, Ordering::Release);
+    }
+
+    /// The blocks of the slot's present generation that hold a seq, intents included.
+    pub(super) fn blocks(&self, entry: u32) -> [Option<Block>; 2] {
+        let generation = self.generation(entry);
+        std::array::from_fn(|which| {
+            let block = self.block(entry, which);
+            let seq = block[1].load(Ordering::Acquire);
+            let ours = block[0].load(Ordering::Relaxed) == generation;
+            (ours && seq != NO_SEQ).then(|| Block { seq, counters: load(&block[2..]) })
+        })
+    }
+
+    /// The newest of [`Self::blocks`].
+    pub(super) fn recorded(&self, entry: u32) -> Option<Block> {
+        let [a, b] = self.blocks(entry);
+        match (a, b) {
+            (Some(a), Some(b)) => Some(if a.seq > b.seq { a } else { b }),
+            (a, b) => a.or(b),
+        }
+    }
+
+    /// States that the record `seq` will hold everything up to `totals`. Replaces the older block; says which.
+    pub(super) fn begin_recorded(&self, entry: u32, seq: u64, totals: &Counters) -> usize {
+        let which = match self.blocks(entry) {
+            [None, _] => 0,
+            [_, None] => 1,
+            [Some(a), Some(b)] => usize::from(b.seq < a.seq),
+        };
+        let block = self.block(entry, which);
+        let generation = self.generation(entry);
+        block[1].store(NO_SEQ, Ordering::Release);
+        for (word, value) in block[2..].iter().zip(totals.to_array()) {
+            word.store(value, Ordering::Release);
+        }
+        block[0].store(generation, Ordering::Release);
+        block[1].store(seq, Ordering::Release);
+        which
+    }
+
+    /// Takes an intent back.
+    pub(super) fn revoke_recorded(&self, entry: u32, which: usize) {
+        self.block(entry, which)[1].store(NO_SEQ, Ordering::Release);
+    }
+
+    /// Takes back every intent from `next_seq` on; whether there was one.
+    pub(super) fn revoke_from(&self, entry: u32, next_seq: u64) -> bool {
+        let mut any = false;
+        for (which, block) in self.blocks(entry).into_iter().enumerate() {
+            if block.is_some_and(|block| block.seq >= next_seq) {
+                self.revoke_recorded(entry, which);
+                any = true;
+            }
+        }
+        let closing = self.closing_seq(entry);
+        if closing != NO_SEQ && closing >= next_seq {
+            self.set_closing_seq(entry, NO_SEQ);
+            any = true;
+        }
+        any
+    }
+
+    fn write_note(&self, entry: u32, offset: usize, note: &[u8]) -> NoteWord {
+        assert!(note.len() <= NOTE_BYTES_MAX, "a note of {} bytes", note.len());
+        let at = 2 * BLOCK_WORDS + offset / 8;
+        copy_in(&self.cold(entry)[at..at + note.len().div_ceil(8)], note);
+        NoteWord { offset, bytes: note.len(), checksum: crc32c::crc32c(note) }
+    }
+
+    /// The note; `None` if its checksum disagrees (replaced at this moment by another thread, or damaged).
+    pub(super) fn note(&self, entry: u32) -> Option<Note> {
+        let word = NoteWord::unpack(self.hot(entry)[NOTE].load(Ordering::Acquire))?;
+        let mut note = Note { bytes: [0; NOTE_BYTES_MAX], length: word.bytes };
+        let at = 2 * BLOCK_WORDS + word.offset / 8;
+        copy_out(&self.cold(entry)[at..], &mut note.bytes[..word.bytes]);
+        (crc32c::crc32c(&note) == word.checksum).then_some(note)
+    }
+
+    /// Replaces the note. Killed at any store, either the old or the new one counts: where both fit, the new one goes beside the old
+    /// one and the word decides; where not, it first goes whole to the chunk's page, from which recovery can finish the move.
+    /// Callers that share a chunk must not do this at the same time.
+    pub(super) fn set_note(&self, entry: u32, note: &[u8]) {
+        assert!(note.len() <= NOTE_BYTES_MAX, "a note of {} bytes", note.len());
+        let hot = self.hot(entry);
+        let old = NoteWord::unpack(hot[NOTE].load(Ordering::Relaxed));
+        let (start, end) =
+            old.map_or((0, NOTE_BYTES_MAX), |old| (old.offset, (old.offset + old.bytes).next_multiple_of(8)));
+        let room = note.len().next_multiple_of(8);
+        let beside = if room <= start {
+            Some(0)
+        } else if end + room <= NOTE_BYTES_MAX {
+            Some(end)
+        } else {
+            None
+        };
+        if let Some(offset) = beside {
+            let word = self.write_note(entry, offset, note);
+            hot[NOTE].store(word.pack(), Ordering::Release);
+            return;
+        }
+        let redo = &self.mapping.words()[REDO..REDO + 3 + NOTE_WORDS];
+        copy_in(&redo[3..3 + note.len().div_ceil(8)], note);
+        let word = NoteWord { offset: 0, bytes: note.len(), checksum: crc32c::crc32c(note) };
+        redo[1].store(self.generation(entry), Ordering::Release);
+        redo[2].store(word.pack(), Ordering::Release);
+        redo[0].store(u64::from(entry) + 1, Ordering::Release);
+        self.finish_note();
+    }
+
+    /// Moves a note from the chunk's page to its slot, if there is one and the slot still is what it was.
+    fn finish_note(&self) {
+        let redo = &self.mapping.words()[REDO..REDO + 3 + NOTE_WORDS];
+        let target = redo[0].load(Ordering::Acquire);
+        let Some(entry) = target.checked_sub(1).and_then(|entry| u32::try_from(entry).ok()) else {
+            return;
+        };
+        let word = NoteWord::unpack(redo[2].load(Ordering::Acquire));
+        if let (true, Some(word)) = (entry < self.entries, word)
+            && self.generation(entry) == redo[1].load(Ordering::Acquire)
+        {
+            let mut note = [0; NOTE_BYTES_MAX];
+            let note = &mut note[..word.bytes];
+            copy_out(&redo[3..], note);
+            if crc32c::crc32c(note) == word.checksum {
+                // From here to the last store the old note is gone and the new one not yet there: a kill is finished by recovery.
+                std::sync::atomic::compiler_fence(Ordering::SeqCst);
+                let word = self.write_note(entry, 0, note);
+                self.hot(entry)[NOTE].store(word.pack(), Ordering::Release);
+            }
+        }
+        redo[0].store(0, Ordering::Release);
+    }
+}
+
+fn header(epoch: u32, shard: u16, number: u32, entries: u32) -> [u64; 5] {
+    let fixed = [
+        MAGIC,
+        u64::from(FORMAT_VERSION) | u64::from(entries) << 32,
+        u64::from(epoch) | u64::from(shard) << 32,
+        u64::from(number),
+    ];
+    let [a, b, c, d] = fixed;
+    [a, b, c, d, u64::from(header_checksum(fixed))]
+}
+
+fn header_checksum(fixed: [u64; 4]) -> u32 {
+    fixed.iter().fold(0, |checksum, word| crc32c::crc32c_append(checksum, &word.to_le_bytes()))
+}
+
+fn load(words: &[AtomicU64]) -> Counters {
+    Counters::from_array(std::array::from_fn(|column| words[column].load(Ordering::Relaxed)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk() -> (tempfile::TempDir, Chunk) {
+        let directory = tempfile::tempdir().unwrap();
+        let chunk = Chunk::create(directory.path(), 1, 0, 0, 64).unwrap();
+        (directory, chunk)
+    }
+
+    #[test]
+    fn the_newer_block_survives_the_writing_of_the_next() {
+        let (_directory, chunk) = chunk();
+        chunk.begin(3, SlotKind::Session, 1, b"note");
+        let totals = |n| Counters::from_array([n; COLUMNS]);
+        for seq in 0..10 {
+            let which = chunk.begin_recorded(3, seq, &totals(seq + 1));
+            assert_eq!(chunk.recorded(3).unwrap().counters, totals(seq + 1));
+            let other = chunk.blocks(3)[1 - which];
+            assert_eq!(other.map(|block| block.seq), seq.checked_sub(1));
+        }
+        assert!(chunk.revoke_from(3, 9));
+        assert_eq!(chunk.recorded(3).unwrap().seq, 8);
+        assert!(!chunk.revoke_from(3, 9));
+    }
+
+    #[test]
+    fn blocks_of_an_earlier_generation_do_not_count() {
+        let (_directory, chunk) = chunk();
+        chunk.begin(3, SlotKind::Session, 1, b"");
+        chunk.begin_recorded(3, 5, &Counters::from_array([9; COLUMNS]));
+        chunk.free(3);
+        chunk.begin(3, SlotKind::Request, 2, b"");
+        assert_eq!(chunk.recorded(3), None);
+        assert_eq!(chunk.kind(3), Some(SlotKind::Request));
+    }
+
+    #[test]
+    fn notes_of_every_size_replace_each_other() {
+        let (_directory, chunk) = chunk();
+        chunk.begin(0, SlotKind::Session, 1, b"");
+        for size in [0, 1, 200, 240, 241, 480, 480, 3, 479, 8, 0, 300] {
+            let note = vec![size as u8; size];
+            chunk.set_note(0, &note);
+            assert_eq!(&*chunk.note(0).unwrap(), note.as_slice(), "{size}");
+        }
+    }
+
+    #[test]
+    fn a_note_killed_on_its_way_is_finished_at_the_next_open() {
+        let (directory, chunk) = chunk();
+        let generation = chunk.begin(7, SlotKind::Session, 1, &[1; 480]);
+        let redo = &chunk.mapping.words()[REDO..];
+        copy_in(&redo[3..], &[2; 400]);
+        let word = NoteWord { offset: 0, bytes: 400, checksum: crc32c::crc32c(&[2; 400]) };
+        redo[1].store(generation, Ordering::Relaxed);
+        redo[2].store(word.pack(), Ordering::Relaxed);
+        redo[0].store(8, Ordering::Relaxed);
+        // Half of it has been moved already.
+        copy_in(&chunk.cold(7)[2 * BLOCK_WORDS..], &[2; 160]);
+        drop(chunk);
+        let chunk = Chunk::open(directory.path(), 1, 0, 0).unwrap();
+        assert_eq!(&*chunk.note(7).unwrap(), &[2; 400]);
+    }
+
+    #[test]
+    fn a_foreign_cut_or_overwritten_file_is_unusable() {
+        let (directory, chunk) = chunk();
+        let path = chunk.path.clone();
+        let open = |epoch, shard| Chunk::open(directory.path(), epoch, shard, 0);
+        assert!(open(1, 0).is_ok());
+        assert!(matches!(open(2, 0), Err(Unusable::Damaged(_))));
+        assert!(matches!(open(1, 1), Err(Unusable::Damaged(_))));
+        drop(chunk);
+        let whole = std::fs::read(&path).unwrap();
+        for length in [0, 4095, 4096, whole.len() - 1] {
+            std::fs::write(&path, &whole[..length]).unwrap();
+            assert!(matches!(open(1, 0), Err(Unusable::Damaged(_))), "{length}");
+        }
+        std::fs::write(&path, vec![0; whole.len()]).unwrap();
+        assert!(matches!(open(1, 0), Err(Unusable::Damaged(_))));
+    }
+}

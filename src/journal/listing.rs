@@ -1,0 +1,85 @@
+//! What is in a state directory, for people and for readers that choose: takes no lock, changes nothing.
+
+use std::path::{Path, PathBuf};
+
+use super::cursor::Cursor;
+use super::segment::{FirstPage, Names};
+use super::segment_file::SegmentFile;
+use super::statedir::{epoch_path, epochs, is_live, shards};
+use super::{Error, io_error};
+
+/// A shard, as [`list`] finds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ShardListing {
+    /// Its number.
+    pub shard: u16,
+    /// Its directory.
+    pub path: PathBuf,
+    /// The node that wrote it; empty if no segment says.
+    pub node: String,
+    /// The first seq that is still there.
+    pub first_seq: u64,
+    /// The seq behind the last published one.
+    pub next_seq: u64,
+    /// The first seq that is not acknowledged.
+    pub cursor_seq: u64,
+    /// Segment files.
+    pub segments: usize,
+    /// Bytes of all its files.
+    pub bytes: u64,
+}
+
+/// An epoch, as [`list`] finds it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EpochListing {
+    /// Its number.
+    pub epoch: u32,
+    /// Whether a process is writing it.
+    pub live: bool,
+    /// Its shards, in order.
+    pub shards: Vec<ShardListing>,
+}
+
+/// Everything in a state directory, epochs and shards in order. Takes no lock and changes nothing.
+pub fn list(state_dir: &Path) -> Result<Vec<EpochListing>, Error> {
+    let mut listing = Vec::new();
+    for epoch in epochs(state_dir)? {
+        let path = epoch_path(state_dir, epoch);
+        let mut found = EpochListing { epoch, live: is_live(&path)?, shards: Vec::new() };
+        for shard in shards(&path)? {
+            let directory = path.join(format!("shard-{shard:02}"));
+            found.shards.push(list_shard(directory, epoch, shard)?);
+        }
+        listing.push(found);
+    }
+    Ok(listing)
+}
+
+fn list_shard(path: PathBuf, epoch: u32, shard: u16) -> Result<ShardListing, Error> {
+    let names = Names::of(&path)?;
+    let mut listing = ShardListing {
+        shard,
+        node: String::new(),
+        first_seq: names.effective.first().map_or(0, |name| name.first_seq),
+        next_seq: 0,
+        cursor_seq: Cursor::peek(&path)?,
+        segments: names.effective.len() + names.superseded.len(),
+        bytes: 0,
+        path,
+    };
+    if let Some(name) = names.effective.last()
+        && let Some(segment) = SegmentFile::open(&listing.path, *name, epoch, shard)?
+    {
+        let count = segment.published.map_or(0, |mark| mark.count);
+        listing.next_seq = name.first_seq + count;
+        if let FirstPage::Good(header) = segment.header {
+            listing.node = header.node;
+        }
+    }
+    let entries = std::fs::read_dir(&listing.path).map_err(io_error("list", &listing.path))?;
+    for entry in entries {
+        let entry = entry.map_err(io_error("list", &listing.path))?;
+        listing.bytes += entry.metadata().map_or(0, |metadata| metadata.len());
+    }
+    Ok(listing)
+}

@@ -1,0 +1,493 @@
+//! Taking over a dead epoch's shard.
+//!
+//! In order, and each step is the same when it is done again after a kill: refuse newer formats untouched → put aside (`*.bad`) files of
+//! other journals and put misplaced ones where they belong → read every frame → decide `next_seq` → take back every intent that was
+//! not published → hand over the slots left open. The caller writes their closes with the returned writer, which makes them closed.
+//!
+//! *After a kill* the kernel still has every store: a frame is whole or was never published. *After a power cut* (`EpochDir::machine_restarted`) pages
+//! are of different moments: frames that were published but never synced may be gone (they are a torn tail, never shipped, their seqs are used
+//! again), and slots may be older than the records: then [`OpenSlot::later_record`] is the session's last record, whose cumulative
+//! numbers say what is recorded.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::chunk::{Chunk, NO_SEQ, Unusable};
+use super::cursor::Cursor;
+use super::outcome::{Outcome, SlotKind};
+use super::reader::{DamagedRange, Entry, Frame, Reader};
+use super::segment::{FirstPage, Header, Mark, Names, Segment, read_first_page};
+use super::shared::Shared;
+use super::slots::Slot;
+use super::statedir::EpochDir;
+use super::table::Table;
+use super::writer::Writer;
+use super::{Budget, Error, FORMAT_VERSION, Options, io_error};
+use crate::units::{Column, Counters};
+
+/// A slot that was open when its process died.
+#[derive(Debug)]
+pub struct OpenSlot {
+    /// The slot: write its close, then free it.
+    pub slot: Slot,
+    /// What it stands for.
+    pub kind: SlotKind,
+    /// When it opened, in µs since the Unix epoch.
+    pub started_at_us: u64,
+    /// The identity part of its records.
+    pub note: Vec<u8>,
+    /// The note could not be read (only after a power cut); `note` is empty.
+    pub note_damaged: bool,
+    /// Everything counted.
+    pub totals: Counters,
+    /// What its records add up to.
+    pub recorded: Counters,
+    /// The seq of the record that made it so, if there is one.
+    pub recorded_seq: Option<u64>,
+    /// A record of it that is newer than `recorded` knows, the last one (only after a power cut): its cumulative numbers count instead.
+    pub later_record: Option<Frame>,
+    /// Size in bytes of a write that was in flight.
+    pub pending: u64,
+    /// How it stood.
+    pub outcome: Outcome,
+}
+
+/// What [`Writer::reopen`] found.
+#[derive(Debug, Default)]
+pub struct Recovery {
+    /// Records that are good.
+    pub frames: u64,
+    /// Bytes of records that were being written and were never published, or never synced before a power cut.
+    pub torn_bytes: u64,
+    /// Records that were there and are lost, and damage that cost none (`first_seq` = `next_seq`).
+    pub damaged: Vec<DamagedRange>,
+    /// Files put aside, under the names they have now.
+    pub quarantined: Vec<PathBuf>,
+    /// Live slots that say nothing sensible; they were freed.
+    pub damaged_slots: u64,
+    /// Slots left open, in no order.
+    pub open: Vec<OpenSlot>,
+    /// The last good record.
+    pub last_frame: Option<Frame>,
+    /// When a file of the shard was last written to, as far as the file system knows.
+    pub last_modified: Option<SystemTime>,
+    /// Whether not only the process had died.
+    pub machine_restarted: bool,
+}
+
+/// The newest record of a live slot's generation.
+struct Latest {
+    generation: u32,
+    seq: u64,
+    closes: bool,
+    payload: Vec<u8>,
+}
+
+impl Writer {
+    /// Takes over a shard of a dead epoch. Killed at any moment, it can be run again. What the closes need is taken from the budget even
+    /// if that is spent.
+    pub fn reopen(
+        epoch: &EpochDir,
+        shard: u16,
+        options: &Options,
+        budget: Arc<Budget>,
+    ) -> Result<(Self, Recovery), Error> {
+        options.check()?;
+        let directory = epoch.shard_path(shard);
+        refuse_newer(&directory)?;
+        let mut recovery = Recovery {
+            machine_restarted: epoch.machine_restarted(),
+            last_modified: last_modified(&directory)?,
+            ..Recovery::default()
+        };
+        remove_unnamed(&directory)?;
+        settle_segments(&directory, epoch.epoch(), shard, &mut recovery)?;
+        let chunks = open_chunks(&directory, epoch.epoch(), shard, options, &mut recovery)?;
+
+        let mut latest = live_generations(&chunks);
+        let walk = walk(&directory, &mut latest, &mut recovery)?;
+        let next_seq = walk.next_seq(&directory, &chunks)?;
+
+        let slots_max = options.slots_max.max(slot_count(&chunks));
+        let table = Table::new(directory.clone(), epoch.epoch(), shard, slots_max, chunks);
+        let table = Arc::new(table);
+        let shared = Arc::new(Shared::new(
+            directory.clone(),
+            (epoch.epoch(), shard),
+            walk.node.clone(),
+            options.clone(),
+            Arc::clone(&table),
+            budget,
+        ));
+        let names = Names::of(&directory)?;
+        for name in names.effective.iter().chain(&names.superseded) {
+            let path = name.path(&directory);
+            let file = File::open(&path).map_err(io_error("open", &path))?;
+            let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
+            shared.take_budget(bytes, true);
+            // What a killed process had not synced yet must be durable before it counts as synced.
+            rustix::fs::fdatasync(&file).map_err(std::io::Error::from).map_err(io_error("sync", &path))?;
+        }
+
+        take_slots(&table, next_seq, &mut latest, &mut recovery);
+        // Before any seq is used again, no slot may still claim it.
+        shared.sync_slots()?;
+
+        let resumable = walk.tail.as_ref().filter(|_| !recovery.machine_restarted && walk.next == next_seq);
+        let writer = match resumable {
+            Some((header, mark)) => {
+                let segment = Arc::new(Segment::resume(&directory, header, *mark)?);
+                Self::on(shared, segment, *mark, true)
+            }
+            None => {
+                // A file of that first seq may be there, empty or with nothing good in it; one of a higher generation replaces it.
+                let taken = names.effective.last().is_some_and(|name| name.first_seq >= next_seq);
+                let generation = names.effective.iter().map(|name| name.generation).max();
+                let generation = generation.unwrap_or(0) + u32::from(taken);
+                Self::start(shared, next_seq, generation, true)?
+            }
+        };
+        Ok((writer, recovery))
+    }
+}
+
+/// What reading all frames came to.
+struct Walk {
+    /// The seq behind the last one that counts.
+    next: u64,
+    /// The last segment and its fill, if one can go on in it.
+    tail: Option<(Header, Mark)>,
+    node: String,
+}
+
+impl Walk {
+    /// The first seq that no record ever had and no sink ever saw.
+    fn next_seq(&self, directory: &Path, chunks: &[Chunk]) -> Result<u64, Error> {
+        let next = self.next.max(Cursor::peek(directory)?);
+        if !Names::of(directory)?.effective.is_empty() {
+            return Ok(next);
+        }
+        // Every segment is gone. The slots still know seqs that were used, or about to be.
+        let used = chunks.iter().flat_map(|chunk| {
+            (0..chunk.entries).flat_map(|entry| {
+                let [a, b] = chunk.blocks(entry).map(|block| block.map(|block| block.seq));
+                let closing = Some(chunk.closing_seq(entry)).filter(|seq| *seq != NO_SEQ);
+                let live = !chunk.generation(entry).is_multiple_of(2);
+                [a, b, closing].into_iter().flatten().filter(move |_| live)
+            })
+        });
+        Ok(used.max().map_or(next, |seq| next.max(seq + 1)))
+    }
+}
+
+fn walk(directory: &Path, latest: &mut HashMap<u32, Latest>, recovery: &mut Recovery) -> Result<Walk, Error> {
+    let names = Names::of(directory)?.effective;
+    let oldest = names.first().map_or(0, |name| name.first_seq);
+    let mut reader = Reader::recover(directory, oldest.min(Cursor::peek(directory)?))?;
+    while let Some(entry) = reader.next()? {
+        let frame = match entry {
+            Entry::Damaged(damaged) => {
+                recovery.damaged.push(damaged);
+                continue;
+            }
+            Entry::Frame(frame) => frame,
+        };
+        recovery.frames += 1;
+        if let Some((head, _, _)) = reader.last()
+            && let Some(number) = head.about.number()
+            && let Some(slot) = latest.get_mut(&number)
+            && slot.generation == head.about.generation
+        {
+            (slot.seq, slot.closes) = (frame.seq, head.about.closes());
+            slot.payload.clone_from(&frame.payload);
+        }
+        recovery.last_frame = Some(frame);
+    }
+    let mut walk = Walk { next: reader.next_seq(), tail: None, node: String::new() };
+    let Some((segment, mark)) = reader.position() else {
+        return Ok(walk);
+    };
+    if let FirstPage::Good(header) = &segment.header {
+        walk.node.clone_from(&header.node);
+    }
+    let damaged_here = recovery.damaged.iter().any(|damaged| damaged.path == segment.path);
+    if let Some(header) = segment.header_of(segment.name.first_seq) {
+        recovery.torn_bytes += segment.torn_bytes(walk.next)?;
+        let whole = segment.published.is_some() && segment.bytes.is_multiple_of(4096);
+        if !damaged_here && whole && mark.count + segment.name.first_seq == walk.next {
+            walk.tail = Some((header.clone(), mark));
+        }
+    } else if !damaged_here {
+        // The frames are good, the page that describes them is not.
+        if let FirstPage::Damaged(reason) = segment.header {
+            recovery.damaged.push(DamagedRange {
+                path: segment.path.clone(),
+                offset: 0,
+                bytes: 4096,
+                first_seq: walk.next,
+                next_seq: walk.next,
+                reason,
+            });
+        }
+    }
+    // Published, never synced, and the machine has restarted since: not damage but the tail that a power cut may take. Nobody saw it.
+    let synced = segment.synced.map_or(0, |mark| segment.name.first_seq + mark.count);
+    if recovery.machine_restarted
+        && let Some(last) = recovery.damaged.last()
+        && last.path == segment.path
+        && last.next_seq == walk.next
+        && last.first_seq >= synced
+        && last.next_seq > last.first_seq
+    {
+        recovery.torn_bytes += last.bytes;
+        walk.next = last.first_seq;
+        recovery.damaged.pop();
+    }
+    Ok(walk)
+}
+
+/// The live slots of `chunks`, by number, with no record yet.
+fn live_generations(chunks: &[Chunk]) -> HashMap<u32, Latest> {
+    let mut live = HashMap::new();
+    for chunk in chunks {
+        for entry in 0..chunk.entries {
+            let generation = chunk.generation(entry);
+            if !generation.is_multiple_of(2) {
+                let latest = Latest { generation: generation as u32, seq: NO_SEQ, closes: false, payload: Vec::new() };
+                live.insert(chunk.number * chunk.entries + entry, latest);
+            }
+        }
+    }
+    live
+}
+
+fn slot_count(chunks: &[Chunk]) -> u32 {
+    chunks.iter().map(|chunk| chunk.entries).sum()
+}
+
+fn take_slots(table: &Arc<Table>, next_seq: u64, latest: &mut HashMap<u32, Latest>, recovery: &mut Recovery) {
+    for chunk in table.chunks() {
+        // All intents first: once one seq is used again, an old claim to it would look true.
+        for entry in 0..chunk.entries {
+            if !chunk.generation(entry).is_multiple_of(2) {
+                chunk.revoke_from(entry, next_seq);
+            }
+        }
+    }
+    for chunk in table.chunks() {
+        for entry in 0..chunk.entries {
+            let generation = chunk.generation(entry);
+            if generation.is_multiple_of(2) {
+                continue;
+            }
+            let record = latest.remove(&(chunk.number * chunk.entries + entry));
+            let record = record.filter(|record| record.seq != NO_SEQ && record.seq < next_seq);
+            let closed = chunk.closing_seq(entry) != NO_SEQ || record.as_ref().is_some_and(|record| record.closes);
+            let Some(kind) = chunk.kind(entry).filter(|_| !closed) else {
+                recovery.damaged_slots += u64::from(!closed);
+                table.free(&chunk, entry);
+                continue;
+            };
+            let slot = Slot::new(Arc::clone(table), Arc::clone(&chunk), entry, generation);
+            recovery.open.push(open_slot(slot, kind, record));
+        }
+    }
+}
+
+fn open_slot(slot: Slot, kind: SlotKind, record: Option<Latest>) -> OpenSlot {
+    let block = slot.recorded_block();
+    let recorded = block.map(|block| block.counters).unwrap_or_default();
+    // After a power cut the counters may be of an earlier moment than what was recorded of them.
+    let totals = slot.totals().max(&recorded);
+    for column in Column::ALL {
+        slot.set(column, totals.get(column));
+    }
+    let note = slot.try_note();
+    let recorded_seq = block.map(|block| block.seq);
+    let later = record.filter(|record| recorded_seq.is_none_or(|seq| record.seq > seq));
+    OpenSlot {
+        kind,
+        started_at_us: slot.started_at_us(),
+        note_damaged: note.is_none(),
+        note: note.map(|note| note.to_vec()).unwrap_or_default(),
+        totals,
+        recorded,
+        recorded_seq,
+        later_record: later.map(|record| Frame { seq: record.seq, payload: record.payload }),
+        pending: slot.pending(),
+        outcome: slot.outcome(),
+        slot,
+    }
+}
+
+/// An error, before anything is touched, if a later release wrote any of it.
+fn refuse_newer(directory: &Path) -> Result<(), Error> {
+    let names = Names::of(directory)?;
+    for name in names.effective.iter().chain(&names.superseded) {
+        let path = name.path(directory);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        if let (FirstPage::Newer(version), ..) = read_first_page(&file, &path)? {
+            return Err(Error::NewerFormat { path, version });
+        }
+    }
+    for number in chunk_numbers(directory)? {
+        let path = Chunk::path(directory, number);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let version = Chunk::version(&file).map_err(io_error("read", &path))?;
+        if let Some(version) = version.filter(|version| *version > FORMAT_VERSION) {
+            return Err(Error::NewerFormat { path, version });
+        }
+    }
+    Ok(())
+}
+
+fn file_names(directory: &Path) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(directory).map_err(io_error("list", directory))? {
+        let entry = entry.map_err(io_error("list", directory))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+fn last_modified(directory: &Path) -> Result<Option<SystemTime>, Error> {
+    let names = file_names(directory)?;
+    let times = names.iter().filter_map(|name| directory.join(name).metadata().ok()?.modified().ok());
+    Ok(times.max())
+}
+
+/// Removes what has no name of its own yet: a spare, files half-made.
+fn remove_unnamed(directory: &Path) -> Result<(), Error> {
+    for name in file_names(directory)? {
+        if name == "spare" || name.ends_with(".new") {
+            let path = directory.join(name);
+            std::fs::remove_file(&path).map_err(io_error("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Puts files of other journals aside and misplaced ones where they belong. Files whose header is damaged stay: their frames
+/// say themselves whose they are.
+fn settle_segments(directory: &Path, epoch: u32, shard: u16, recovery: &mut Recovery) -> Result<(), Error> {
+    let names = Names::of(directory)?;
+    for name in names.effective.iter().chain(&names.superseded) {
+        let path = name.path(directory);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        if let (FirstPage::Good(header), ..) = read_first_page(&file, &path)?
+            && (header.epoch, header.shard, header.first_seq, header.generation)
+                != (epoch, shard, name.first_seq, name.generation)
+        {
+            put_aside(&path, recovery)?;
+        }
+    }
+    for name in file_names(directory)? {
+        if !name.contains(".bad") || !name.starts_with("seg-") {
+            continue;
+        }
+        let path = directory.join(name);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        let (FirstPage::Good(header), ..) = read_first_page(&file, &path)? else {
+            continue;
+        };
+        let proper = super::segment::Name { first_seq: header.first_seq, generation: header.generation };
+        let proper = proper.path(directory);
+        if (header.epoch, header.shard) == (epoch, shard) && !proper.exists() {
+            std::fs::rename(&path, &proper).map_err(io_error("rename", &path))?;
+            recovery.quarantined.retain(|aside| *aside != path);
+            recovery.damaged.push(DamagedRange {
+                path: proper,
+                offset: 0,
+                bytes: 0,
+                first_seq: header.first_seq,
+                next_seq: header.first_seq,
+                reason: "found under another segment's name",
+            });
+        }
+    }
+    Ok(())
+}
+
+/// Renames a file to `*.bad`, or `*.bad1` and so on.
+fn put_aside(path: &Path, recovery: &mut Recovery) -> Result<(), Error> {
+    let mut aside = PathBuf::from(format!("{}.bad", path.display()));
+    let mut number = 0;
+    while aside.exists() {
+        number += 1;
+        aside = PathBuf::from(format!("{}.bad{number}", path.display()));
+    }
+    std::fs::rename(path, &aside).map_err(io_error("rename", path))?;
+    recovery.quarantined.push(aside);
+    Ok(())
+}
+
+fn chunk_numbers(directory: &Path) -> Result<Vec<u32>, Error> {
+    let names = file_names(directory)?;
+    Ok(names.iter().filter_map(|name| name.strip_prefix("slots-")?.parse().ok()).collect())
+}
+
+/// The chunks that can be used, numbered from 0; what is missing or put aside is replaced by an empty one.
+fn open_chunks(
+    directory: &Path,
+    epoch: u32,
+    shard: u16,
+    options: &Options,
+    recovery: &mut Recovery,
+) -> Result<Vec<Chunk>, Error> {
+    let mut good: Vec<Chunk> = Vec::new();
+    let mut damaged = Vec::new();
+    for number in chunk_numbers(directory)? {
+        let path = Chunk::path(directory, number);
+        match Chunk::open(directory, epoch, shard, number) {
+            Ok(chunk) if good.first().is_none_or(|first| first.entries == chunk.entries) => {
+                good.push(chunk);
+            }
+            Ok(_) => damaged.push((path, "slots of another size")),
+            Err(Unusable::Damaged(reason)) => damaged.push((path, reason)),
+            Err(Unusable::Error(error)) => return Err(error),
+        }
+    }
+    for (path, reason) in damaged {
+        put_aside(&path, recovery)?;
+        let bytes = recovery.quarantined.last().and_then(|aside| aside.metadata().ok());
+        recovery.damaged.push(DamagedRange {
+            path,
+            offset: 0,
+            bytes: bytes.map_or(0, |metadata| metadata.len()),
+            first_seq: 0,
+            next_seq: 0,
+            reason,
+        });
+    }
+    let entries = good.first().map_or(Table::chunk_entries(options.slots_max), |chunk| chunk.entries);
+    let count = good.last().map_or(0, |chunk| chunk.number) + 1;
+    let mut there = good.into_iter().peekable();
+    let mut chunks = Vec::new();
+    for number in 0..count {
+        match there.next_if(|chunk| chunk.number == number) {
+            Some(chunk) => chunks.push(chunk),
+            None => chunks.push(Chunk::create(directory, epoch, shard, number, entries)?),
+        }
+    }
+    Ok(chunks)
+}
+
+impl Chunk {
+    /// The version that a file of slots claims, if it is one.
+    fn version(file: &File) -> std::io::Result<Option<u32>> {
+        let mut start = [0; 16];
+        match file.read_exact_at(&mut start, 0) {
+            Ok(()) => {}
+            Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let [.., a, b, c, d, _, _, _, _] = start;
+        let is_slots = start[..8] == *b"WEIRSLT1";
+        Ok(is_slots.then_some(u32::from_le_bytes([a, b, c, d])))
+    }
+}

@@ -1,0 +1,30 @@
+//! weir: a traffic-inspection sidecar that counts every byte of every request and session, exactly.
+//!
+//! The map, in the direction of the flow. What a module may import is above it or in the vocabulary; a test holds it so.
+//!
+//! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
+//! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`sink`]
+//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
+//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`demo`]
+
+pub mod clock;
+pub mod config;
+pub mod event;
+pub mod ids;
+pub mod metrics;
+pub mod units;
+
+pub mod attribution;
+pub mod journal;
+pub mod meter;
+pub mod sink;
+
+pub mod admin;
+pub mod proxy;
+pub mod shipper;
+
+pub mod app;
+pub mod cli;
+// pub mod demo;
+pub mod events;
+pub mod handover;

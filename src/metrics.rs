@@ -1,0 +1,60 @@
+//! Counters and gauges, registered once; names are `weir_<component>_<noun>_<unit>_total`. README lists them.
+
+use std::sync::OnceLock;
+
+use metrics::{Counter, Gauge, counter, describe_counter, describe_gauge, gauge};
+
+macro_rules! metrics {
+    ($($name:ident: $type:ident $register:ident $describe:ident $text:literal, $help:literal;)*) => {
+        /// Every metric without labels, resolved before the hot loop.
+        #[allow(missing_docs)] // each line below says what it counts
+        pub struct Metrics { $(pub $name: $type),* }
+
+        impl Metrics {
+            fn register() -> Self {
+                $($describe!($text, $help);)*
+                Self { $($name: $register!($text)),* }
+            }
+        }
+    };
+}
+
+metrics! {
+    sessions: Counter counter describe_counter "weir_sessions_total", "downstream connections accepted";
+    sessions_open: Gauge gauge describe_gauge "weir_sessions_open", "downstream connections open now";
+    sessions_refused: Counter counter describe_counter "weir_sessions_refused_total", "connections turned away by a limit, a full journal or a drain";
+    sessions_shed: Counter counter describe_counter "weir_sessions_shed_total", "connections not accepted because descriptors ran out";
+    requests: Counter counter describe_counter "weir_requests_total", "requests and tunnels begun";
+    requests_refused: Counter counter describe_counter "weir_requests_refused_total", "requests that weir itself answered with an error";
+    received_wire_bytes: Counter counter describe_counter "weir_received_wire_bytes_total", "octets from clients, counted at session checkpoints and closes";
+    sent_wire_bytes: Counter counter describe_counter "weir_sent_wire_bytes_total", "octets to clients, counted at session checkpoints and closes";
+    upstream_connections: Counter counter describe_counter "weir_upstream_connections_total", "connections made to origins";
+    upstream_failures: Counter counter describe_counter "weir_upstream_failures_total", "requests that an origin failed";
+    upstream_retries: Counter counter describe_counter "weir_upstream_retries_total", "second attempts after a failed connect";
+    timeouts: Counter counter describe_counter "weir_timeouts_total", "sessions and requests cut by a limit in time or rate";
+    floods: Counter counter describe_counter "weir_http2_floods_total", "HTTP/2 sessions cut for flooding";
+    violations: Counter counter describe_counter "weir_request_violations_total", "requests that break the grammar, refused";
+    meter_lost: Counter counter describe_counter "weir_meter_lost_total", "directions that a meter could not follow; their octets are session overhead";
+    records: Counter counter describe_counter "weir_journal_records_total", "records written to the journal";
+    records_unwritten: Counter counter describe_counter "weir_journal_records_unwritten_total", "closes summed up for a gap record because the journal was full";
+    records_recovered: Counter counter describe_counter "weir_journal_records_recovered_total", "closes written for a process that died";
+    torn_bytes: Counter counter describe_counter "weir_journal_torn_bytes_total", "octets of torn frames discarded at recovery";
+    slots_refused: Counter counter describe_counter "weir_journal_slots_refused_total", "sessions and requests not measured because every slot was taken";
+    sink_records: Counter counter describe_counter "weir_sink_records_total", "records that the sink has taken";
+    sink_failures: Counter counter describe_counter "weir_sink_failures_total", "attempts that the sink failed; each is repeated";
+    audit_sessions: Counter counter describe_counter "weir_audit_sessions_total", "sessions held against the kernel at their close";
+    audit_wire_received: Counter counter describe_counter "weir_audit_wire_received_violations_total", "sessions whose received octets differ from the kernel's";
+    audit_wire_sent: Counter counter describe_counter "weir_audit_wire_sent_violations_total", "sessions whose sent octets differ from the kernel's";
+    audit_app_sum: Counter counter describe_counter "weir_audit_app_sum_violations_total", "sessions whose requests and overhead do not add up to their app octets";
+    audit_app_wire: Counter counter describe_counter "weir_audit_app_wire_violations_total", "plaintext sessions whose app octets differ from their wire octets";
+    audit_counter_went_back: Counter counter describe_counter "weir_audit_counter_went_back_total", "counters that were smaller than what was recorded before";
+    undelivered_bytes: Counter counter describe_counter "weir_undelivered_bytes_total", "octets written and never acknowledged by the client";
+    reloads: Counter counter describe_counter "weir_config_reloads_total", "configurations taken over while running";
+    reloads_refused: Counter counter describe_counter "weir_config_reloads_refused_total", "new configurations refused; the old one stayed";
+}
+
+/// The process's metrics. Call after the recorder of the `metrics` crate is installed, or they go nowhere.
+pub fn metrics() -> &'static Metrics {
+    static METRICS: OnceLock<Metrics> = OnceLock::new();
+    METRICS.get_or_init(Metrics::register)
+}

@@ -1,0 +1,355 @@
+//! From accept to the engine: admission, PROXY header, TLS, protocol.
+//!
+//! One listening socket per listener, shared by all workers, so that a process can hand it over to its successor with
+//! every connection that the kernel already holds. Each worker accepts for itself.
+//!
+//! *At the descriptor limit* accepting pauses for a moment, says so once, and goes on by itself.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::io::ReadBuf;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tracing::{debug, warn};
+
+use super::forwarded::is_trusted;
+use super::proxy_protocol::{self, Parsed, ProxyHeader};
+use super::session::{Identity, Session};
+use super::setup::ListenerSetup;
+use super::stream::{AppStream, Transport, WireStream};
+use super::worker::Worker;
+use super::{http1, http2, tcp, tls};
+use crate::attribution::Facts;
+use crate::config::{ListenerKind, ProxyProtocolIn};
+use crate::event::{End, Reason};
+
+/// What an HTTP/2 client with prior knowledge says first (RFC 9113 §3.4).
+const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// Pause after the kernel had no descriptor for us.
+const SHED_PAUSE: Duration = Duration::from_millis(100);
+
+/// Accepts for one worker until `stop` says so; connections go on.
+pub async fn accept(worker: Rc<Worker>, name: Arc<str>, listener: TcpListener, stop: impl Future<Output = ()>) {
+    let mut stop = std::pin::pin!(stop);
+    let mut shedding = false;
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = &mut stop => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                if std::mem::take(&mut shedding) {
+                    warn!(listener = %name, "descriptors are free again: accepting");
+                }
+                admit(&worker, &name, tcp, peer);
+            }
+            Err(error) if is_exhaustion(&error) => {
+                worker.metrics.sessions_shed.increment(1);
+                if !std::mem::replace(&mut shedding, true) {
+                    warn!(listener = %name, %error, "no descriptor for another connection: new ones wait in the kernel's queue");
+                }
+                tokio::time::sleep(SHED_PAUSE).await;
+            }
+            // The client was gone before it was accepted.
+            Err(error) => debug!(listener = %name, %error, "accept"),
+        }
+    }
+}
+
+fn is_exhaustion(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM))
+}
+
+fn admit(worker: &Rc<Worker>, name: &Arc<str>, tcp: TcpStream, peer: SocketAddr) {
+    let setup = worker.setup();
+    let Some(listener) = setup.listener_named(name).cloned() else { return };
+    let limits = &setup.config.limits;
+    let admitted = worker.node.is_accepting()
+        && worker.node.admit(peer.ip(), limits.connections_max, limits.connections_per_source_max);
+    if !admitted {
+        worker.metrics.sessions_refused.increment(1);
+        debug!(%peer, "connection turned away");
+        // Dropped: the kernel says RST or FIN. Nothing was moved, so nothing is recorded.
+        return;
+    }
+    if let Err(error) = tcp.set_nodelay(true) {
+        debug!(%peer, %error, "the connection was gone at once");
+    }
+    let Some(session) = Session::begin(worker, tcp, Identity::of_peer(peer, listener.name.clone())) else {
+        worker.node.release(peer.ip());
+        worker.metrics.sessions_refused.increment(1);
+        return;
+    };
+    tokio::task::spawn_local(async move {
+        serve(&session, listener).await;
+        session.finish().await;
+    });
+}
+
+async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
+    let setup = session.worker.setup();
+    let limits = &setup.config.limits;
+    // Nothing is allocated for a client that has said nothing: a readable socket, or the sweep, comes first.
+    if listener.config.kind == ListenerKind::Http && !readable(session).await {
+        session.attribute_by(&listener, None);
+        return;
+    }
+    let early = match read_proxy_header(session, &listener, limits.header_read_timeout).await {
+        Ok(early) => early,
+        Err(error) => {
+            debug!(session = %session.id, %error, "PROXY header refused");
+            session.attribute_by(&listener, None);
+            session.ends(End::ProtocolError, Reason::BadRequest);
+            return;
+        }
+    };
+    if listener.config.kind == ListenerKind::TlsPassthrough {
+        return tcp::passthrough(session, &listener, early).await;
+    }
+    let transport = match &listener.tls {
+        None => Transport::Plain(WireStream::new(session.clone())),
+        Some(config) => {
+            session.becomes_tls();
+            let accept =
+                TlsAcceptor::from(config.clone()).accept(WireStream::replaying(early.clone(), session.clone()));
+            let accepted = tokio::select! {
+                accepted = timeout(limits.tls_handshake_timeout, accept) => accepted,
+                () = session.cut_signal() => return session.attribute_by(&listener, None),
+            };
+            match accepted {
+                Ok(Ok(stream)) => {
+                    let connection = stream.get_ref().1;
+                    session.identify(|identity| learn_tls(identity, connection));
+                    Transport::Tls(Box::new(stream))
+                }
+                Ok(Err(error)) => {
+                    debug!(session = %session.id, %error, "TLS handshake failed");
+                    session.attribute_by(&listener, None);
+                    return session.ends(End::TlsError, Reason::NoRequest);
+                }
+                Err(_) => {
+                    session.worker.metrics.timeouts.increment(1);
+                    session.attribute_by(&listener, None);
+                    return session.ends(End::Timeout, Reason::NoRequest);
+                }
+            }
+        }
+    };
+    let mut stream = AppStream::new(transport, session.clone());
+    let early = if session.is_plain() { early } else { Bytes::new() };
+    if listener.config.kind == ListenerKind::Tcp {
+        return tcp::terminated(session, &listener, stream, early).await;
+    }
+    let Ok(is_h2) = speaks_h2(session, &listener, &mut stream, early).await else {
+        return session.attribute_by(&listener, None);
+    };
+    session.identify(|identity| identity.protocol = if is_h2 { "h2" } else { "h1" });
+    session.attribute_by(&listener, None);
+    session.announce();
+    if is_h2 {
+        http2::serve(session.clone(), stream).await;
+    } else {
+        http1::serve(session.clone(), stream).await;
+    }
+}
+
+/// Waits for the client's first octet. False if the session is to end without one.
+async fn readable(session: &Rc<Session>) -> bool {
+    let mut draining = false;
+    loop {
+        let ready = poll_fn(|cx| {
+            if let std::task::Poll::Ready(result) = session.tcp().borrow().poll_read_ready(cx) {
+                return std::task::Poll::Ready(Some(result));
+            }
+            session.poll_signal(draining, cx).map(|()| None)
+        })
+        .await;
+        match ready {
+            Some(Ok(())) => return true,
+            Some(Err(error)) => {
+                session.failed(&error);
+                return false;
+            }
+            None if session.cut_reason().is_some() => return false,
+            // A drain: a client that has said nothing is owed nothing.
+            None => {
+                draining = true;
+                if session.is_draining() {
+                    return false;
+                }
+            }
+        }
+    }
+}
+
+/// Reads the PROXY header where one is due. Returns what was read behind it.
+async fn read_proxy_header(session: &Rc<Session>, listener: &ListenerSetup, limit: Duration) -> io::Result<Bytes> {
+    let config = &listener.config;
+    let trusted = is_trusted(session.peer_ip(), &config.trusted_proxies);
+    match config.proxy_protocol {
+        ProxyProtocolIn::Off => return Ok(Bytes::new()),
+        ProxyProtocolIn::Optional if !trusted => return Ok(Bytes::new()),
+        ProxyProtocolIn::Required if !trusted && !config.trusted_proxies.is_empty() => {
+            return Err(io::Error::other("the peer is not a trusted proxy"));
+        }
+        ProxyProtocolIn::Optional | ProxyProtocolIn::Required => {}
+    }
+    let read = async {
+        let mut received = Vec::with_capacity(256);
+        loop {
+            match proxy_protocol::parse(&received).map_err(io::Error::other)? {
+                Parsed::Header { header, bytes } => {
+                    session.preamble_received(bytes);
+                    learn_proxy(session, &header);
+                    return Ok(Bytes::from(received.split_off(bytes)));
+                }
+                Parsed::NotProxy if config.proxy_protocol == ProxyProtocolIn::Optional => {
+                    return Ok(Bytes::from(received));
+                }
+                Parsed::NotProxy => return Err(io::Error::other("a PROXY header is required")),
+                Parsed::Incomplete => {}
+            }
+            if read_more(session, &mut received).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    };
+    match timeout(limit, read).await {
+        Ok(result) => result,
+        Err(_) => Err(io::ErrorKind::TimedOut.into()),
+    }
+}
+
+/// Reads some wire octets that no engine sees first.
+pub(super) async fn read_more(session: &Rc<Session>, received: &mut Vec<u8>) -> io::Result<usize> {
+    use tokio::io::AsyncReadExt;
+    let mut piece = [0; 1024];
+    let n = WireStream::new(session.clone()).read(&mut piece).await?;
+    received.extend_from_slice(&piece[..n]);
+    Ok(n)
+}
+
+fn learn_proxy(session: &Session, header: &ProxyHeader) {
+    if header.local {
+        // The proxy's own check: nobody's traffic.
+        session.ends_billing(Reason::HealthCheck);
+        return;
+    }
+    session.identify(|identity| {
+        if let Some(source) = header.source {
+            identity.client = source;
+        }
+        if let Some(authority) = &header.authority {
+            identity.sni = Arc::from(authority.as_str());
+        }
+    });
+}
+
+fn learn_tls(identity: &mut Identity, connection: &rustls::ServerConnection) {
+    identity.tls_version = match connection.protocol_version() {
+        Some(rustls::ProtocolVersion::TLSv1_3) => "1.3",
+        Some(rustls::ProtocolVersion::TLSv1_2) => "1.2",
+        _ => "",
+    };
+    if let Some(name) = connection.server_name() {
+        identity.sni = Arc::from(name);
+    }
+    if let Some(certificate) = connection.peer_certificates().and_then(|chain| chain.first()) {
+        match tls::subject(certificate) {
+            Ok(subject) => identity.tls_subject = Arc::from(subject.as_str()),
+            Err(error) => debug!(%error, "client certificate without a readable subject"),
+        }
+    }
+}
+
+/// What the client speaks: by ALPN, else by its first octets. Never waits for more octets than decide.
+async fn speaks_h2(
+    session: &Rc<Session>,
+    listener: &ListenerSetup,
+    stream: &mut AppStream,
+    early: Bytes,
+) -> io::Result<bool> {
+    if let Some(alpn) = stream.alpn() {
+        if alpn == b"h2" && listener.config.http2 {
+            session.meter_h2();
+            return Ok(true);
+        }
+        session.meter_h1();
+        return Ok(false);
+    }
+    if !listener.config.http2 {
+        session.meter_h1();
+        stream.replay(early);
+        return Ok(false);
+    }
+    let mut first = early.to_vec();
+    let peek = async {
+        while first.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(&first) {
+            let mut piece = [0; 24];
+            let mut buf = ReadBuf::new(&mut piece[..H2_PREFACE.len() - first.len()]);
+            poll_fn(|cx| stream.poll_peek(cx, &mut buf)).await?;
+            if buf.filled().is_empty() {
+                break;
+            }
+            first.extend_from_slice(buf.filled());
+        }
+        io::Result::Ok(())
+    };
+    let limit = session.worker.setup().config.limits.header_read_timeout;
+    let peeked = tokio::select! {
+        peeked = timeout(limit, peek) => peeked,
+        () = session.cut_signal() => return Err(io::ErrorKind::Interrupted.into()),
+    };
+    let timed_out = peeked.is_err();
+    if let Ok(Err(error)) = peeked {
+        session.failed(&error);
+    }
+    let is_h2 = first.starts_with(H2_PREFACE);
+    if is_h2 {
+        session.meter_h2();
+    } else {
+        session.meter_h1();
+    }
+    stream.replay(Bytes::from(first));
+    if timed_out {
+        session.worker.metrics.timeouts.increment(1);
+        session.ends(End::Timeout, Reason::Unspecified);
+        return Err(io::ErrorKind::TimedOut.into());
+    }
+    Ok(is_h2)
+}
+
+impl Session {
+    /// Decides the account by what is known of the connection itself.
+    pub fn attribute_by(&self, listener: &ListenerSetup, route: Option<usize>) {
+        let attribution = {
+            let identity = self.identity();
+            listener.attributor.attribute(
+                &Facts {
+                    listener: &listener.name,
+                    host: &identity.sni,
+                    path: "",
+                    sni: &identity.sni,
+                    tls_subject: &identity.tls_subject,
+                    client: identity.client.ip(),
+                    headers: None,
+                },
+                route,
+            )
+        };
+        self.identify(|identity| {
+            identity.account = attribution.account;
+            identity.endpoint = attribution.endpoint;
+            identity.attribution = attribution.rule;
+        });
+    }
+}

@@ -1,0 +1,225 @@
+//! What the workers of one process share: the live sessions, the limits on connections, the configuration in force.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use dashmap::DashMap;
+use serde::Serialize;
+
+use super::session::Session;
+use super::setup::Setup;
+use crate::event::Losses;
+use crate::ids::Id;
+use crate::journal::SlotView;
+
+/// One process.
+pub struct Node {
+    /// Its name in records.
+    pub name: Arc<str>,
+    /// Its epoch.
+    pub epoch: u32,
+    /// Open sessions.
+    pub sessions: SessionTable,
+    /// Connections per peer address.
+    sources: DashMap<IpAddr, usize>,
+    connections: AtomicUsize,
+    setup: RwLock<Arc<Setup>>,
+    generation: AtomicU64,
+    draining: AtomicBool,
+    /// False while no record can be written and the journal is set to refuse.
+    accepting: AtomicBool,
+    journal_ready: AtomicBool,
+    /// What the shipper had to give up, to be stated by a worker.
+    pub losses: Losses,
+}
+
+impl Node {
+    /// With the configuration to begin with.
+    pub fn new(epoch: u32, setup: Arc<Setup>, losses: Losses) -> Self {
+        Self {
+            name: Arc::from(setup.config.node.as_str()),
+            epoch,
+            sessions: SessionTable::default(),
+            sources: DashMap::new(),
+            connections: AtomicUsize::new(0),
+            setup: RwLock::new(setup),
+            generation: AtomicU64::new(0),
+            draining: AtomicBool::new(false),
+            accepting: AtomicBool::new(true),
+            journal_ready: AtomicBool::new(true),
+            losses,
+        }
+    }
+
+    /// The configuration in force.
+    pub fn setup(&self) -> Arc<Setup> {
+        self.setup.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts another configuration in force: for the next connection, and the next request.
+    pub fn replace_setup(&self, setup: Arc<Setup>) {
+        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = setup;
+        self.generation.fetch_add(1, Ordering::Release);
+    }
+
+    /// Changes with each [`Node::replace_setup`].
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Acquire)
+    }
+
+    /// Takes no new work from here on.
+    pub fn drain(&self) {
+        self.draining.store(true, Ordering::Release);
+    }
+
+    /// True once it takes no new work.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
+    /// States whether what new sessions move could be recorded.
+    pub fn set_accepting(&self, accepting: bool) {
+        self.accepting.store(accepting, Ordering::Release);
+    }
+
+    /// False while new sessions are to be turned away because nothing can be recorded.
+    pub fn is_accepting(&self) -> bool {
+        self.accepting.load(Ordering::Acquire)
+    }
+
+    /// States whether the journal is as it should be.
+    pub fn set_journal_ready(&self, ready: bool) {
+        self.journal_ready.store(ready, Ordering::Release);
+    }
+
+    /// False while the journal is full or its disk fails.
+    pub fn journal_ready(&self) -> bool {
+        self.journal_ready.load(Ordering::Acquire)
+    }
+
+    /// Downstream connections open now.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Takes a place for a connection from this address, if the limits allow one.
+    pub fn admit(&self, peer: IpAddr, connections_max: usize, per_source_max: usize) -> bool {
+        if self.connections.fetch_add(1, Ordering::Relaxed) >= connections_max {
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        let mut source = self.sources.entry(peer).or_insert(0);
+        if *source >= per_source_max {
+            drop(source);
+            self.connections.fetch_sub(1, Ordering::Relaxed);
+            return false;
+        }
+        *source += 1;
+        true
+    }
+
+    /// Gives the place back.
+    pub fn release(&self, peer: IpAddr) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        if let dashmap::Entry::Occupied(mut source) = self.sources.entry(peer) {
+            *source.get_mut() -= 1;
+            if *source.get() == 0 {
+                source.remove();
+            }
+        }
+    }
+}
+
+/// The live sessions, for the operator.
+#[derive(Default)]
+pub struct SessionTable {
+    sessions: DashMap<Id, LiveSession>,
+}
+
+struct LiveSession {
+    client: SocketAddr,
+    listener: Arc<str>,
+    account: Arc<str>,
+    protocol: &'static str,
+    started_at_us: i64,
+    view: SlotView,
+}
+
+/// One row of `GET /sessions`.
+#[derive(Serialize, Debug)]
+#[allow(missing_docs)] // named as in records
+pub struct SessionRow {
+    pub session_id: String,
+    pub client_ip: IpAddr,
+    pub client_port: u16,
+    pub listener: String,
+    pub account: String,
+    pub protocol: &'static str,
+    pub started_at: i64,
+    pub received_app_bytes: u64,
+    pub sent_app_bytes: u64,
+    pub received_wire_bytes: u64,
+    pub sent_wire_bytes: u64,
+    pub upstream_sent_bytes: u64,
+    pub upstream_received_bytes: u64,
+}
+
+impl SessionTable {
+    pub(super) fn insert(&self, session: &Session, view: SlotView) {
+        let identity = session.identity();
+        let live = LiveSession {
+            client: identity.client,
+            listener: identity.listener.clone(),
+            account: identity.account.clone(),
+            protocol: identity.protocol,
+            started_at_us: session.started_at_us,
+            view,
+        };
+        self.sessions.insert(session.id, live);
+    }
+
+    pub(super) fn remove(&self, id: Id) {
+        self.sessions.remove(&id);
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// True when there is none.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.is_empty()
+    }
+
+    /// The `limit` sessions that moved most, largest first. Counters are read while they move.
+    pub fn largest(&self, limit: usize) -> Vec<SessionRow> {
+        let mut rows: Vec<SessionRow> = self
+            .sessions
+            .iter()
+            .filter_map(|entry| {
+                let live = entry.value();
+                let totals = live.view.read()?.totals;
+                Some(SessionRow {
+                    session_id: entry.key().to_string(),
+                    client_ip: live.client.ip(),
+                    client_port: live.client.port(),
+                    listener: live.listener.to_string(),
+                    account: live.account.to_string(),
+                    protocol: live.protocol,
+                    started_at: live.started_at_us,
+                    received_app_bytes: totals.received_app,
+                    sent_app_bytes: totals.sent_app,
+                    received_wire_bytes: totals.received_wire,
+                    sent_wire_bytes: totals.sent_wire,
+                    upstream_sent_bytes: totals.upstream_sent,
+                    upstream_received_bytes: totals.upstream_received,
+                })
+            })
+            .collect();
+        rows.sort_unstable_by_key(|row| std::cmp::Reverse(row.received_wire_bytes + row.sent_wire_bytes));
+        rows.truncate(limit);
+        rows
+    }
+}

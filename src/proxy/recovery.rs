@@ -1,0 +1,90 @@
+//! The estate of a process that died: closes for exactly the bytes it had not recorded, then the epoch's last record.
+//!
+//! Killed half-way, it is simply run again: a close that was published is known by its slot.
+
+use prost::Message;
+use tracing::{error, info, warn};
+
+use super::recorder::{Facts, Measured, Recorder, Verdict, totals_of, verdict};
+use crate::clock::Clock;
+use crate::event::{End, Kind, Phase, UsageRecord};
+use crate::ids::IdSource;
+use crate::journal::{OpenSlot, Recovery, SlotKind, Writer};
+use crate::metrics::Metrics;
+
+/// Closes everything that a dead shard left open.
+pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metrics) {
+    let shared = writer.shared();
+    report(&recovery, &shared);
+    metrics.torn_bytes.increment(recovery.torn_bytes);
+    let last = recovery.last_frame.as_ref().and_then(|frame| UsageRecord::decode(frame.payload.as_slice()).ok());
+    if last.as_ref().is_some_and(|last| last.kind() == Kind::Node && last.phase() == Phase::Close)
+        && recovery.open.is_empty()
+    {
+        return;
+    }
+    // The bytes moved before the process died; the last it wrote says when that was, at the latest.
+    let written_us = recovery
+        .last_modified
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+    let last_us = last.as_ref().map_or(0, |last| last.at);
+    let died_us = written_us.min(Clock::anchored().now_us()).max(last_us);
+    let ids = IdSource::new(shared.node(), shared.epoch(), shared.shard());
+    let recorder = Recorder::new(writer, Clock::stopped(died_us), ids, metrics);
+    let mut open = recovery.open;
+    // Requests before their sessions, as they would have closed.
+    open.sort_by_key(|slot| (slot.kind == SlotKind::Session, slot.started_at_us));
+    let records = open.len();
+    for slot in open {
+        close(&recorder, slot, died_us, metrics);
+    }
+    recorder.node(Phase::Close, last.as_ref().map_or(died_us, |last| last.started_at));
+    if records > 0 {
+        info!(epoch = shared.epoch(), shard = shared.shard(), records, "closed what a dead process had left open");
+    }
+}
+
+fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static Metrics) {
+    let kind = match estate.kind {
+        SlotKind::Session => Kind::Session,
+        SlotKind::Request => Kind::Request,
+        SlotKind::Gap => Kind::Gap,
+    };
+    if let Some(later) = &estate.later_record {
+        // Only after a power cut: a record reached the disk and the slot's knowledge of it did not.
+        let Ok(record) = UsageRecord::decode(later.payload.as_slice()) else { return estate.slot.free() };
+        let stated = record.totals();
+        estate.slot.restate(later.seq, &stated);
+    }
+    metrics.records_recovered.increment(1);
+    let decided = verdict(estate.outcome);
+    // What had ended already, and only waited for its last acknowledgement, keeps its own verdict.
+    let verdict = match decided.end {
+        End::Unspecified => Verdict { end: End::Recovered, ..decided },
+        _ => decided,
+    };
+    let started_at_us = i64::try_from(estate.started_at_us).unwrap_or(died_us).min(died_us);
+    let uncertain_bytes = if kind == Kind::Gap { 0 } else { estate.pending };
+    let measured = Measured::recovered(estate.slot, kind, started_at_us, died_us);
+    if totals_of(kind, estate.totals).checked_sub(&estate.recorded).is_none() {
+        warn!(totals = ?estate.totals, recorded = ?estate.recorded, "a slot counts less than was recorded: it was older on the disk");
+    }
+    recorder.close(measured, Facts { verdict, uncertain_bytes, ..Facts::default() });
+}
+
+fn report(recovery: &Recovery, shared: &crate::journal::Shared) {
+    let (epoch, shard) = (shared.epoch(), shared.shard());
+    if recovery.torn_bytes > 0 {
+        info!(epoch, shard, bytes = recovery.torn_bytes, "a torn tail was discarded");
+    }
+    for range in &recovery.damaged {
+        error!(epoch, shard, ?range, "records lost to damage: a gap");
+    }
+    for file in &recovery.quarantined {
+        error!(epoch, shard, file = %file.display(), "a file that does not belong here was put aside");
+    }
+    if recovery.damaged_slots > 0 {
+        error!(epoch, shard, slots = recovery.damaged_slots, "live slots that say nothing sensible");
+    }
+}

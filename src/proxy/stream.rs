@@ -1,0 +1,255 @@
+//! The streams that the engines hold: views of a session that count what passes.
+//!
+//! ```text
+//! h1 / h2 engine → AppStream (app octets, meter) → [TLS engine] → WireStream (wire octets) → the session's socket
+//! ```
+//!
+//! Neither changes, delays or reorders traffic. Octets are counted when the layer below has taken them.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Buf, Bytes};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::server::TlsStream;
+
+use super::session::Session;
+
+/// The socket with its wire octets counted.
+pub struct WireStream {
+    session: Rc<Session>,
+    /// Read already, behind a PROXY header; counted then.
+    replay: Bytes,
+}
+
+impl WireStream {
+    /// The session's socket.
+    pub fn new(session: Rc<Session>) -> Self {
+        Self { session, replay: Bytes::new() }
+    }
+
+    /// The session's socket, of which these octets were read already.
+    pub fn replaying(replay: Bytes, session: Rc<Session>) -> Self {
+        Self { session, replay }
+    }
+}
+
+impl AsyncRead for WireStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if !self.replay.is_empty() {
+            let n = self.replay.len().min(buf.remaining());
+            buf.put_slice(&self.replay.split_to(n));
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        let result = ready!(Pin::new(&mut *self.session.tcp().borrow_mut()).poll_read(cx, buf));
+        match &result {
+            Ok(()) if buf.filled().len() > before => self.session.wire_received(buf.filled().len() - before),
+            Ok(()) if buf.remaining() > 0 => self.session.eof_seen(),
+            Ok(()) => {}
+            Err(error) => self.session.failed(error),
+        }
+        Poll::Ready(result)
+    }
+}
+
+impl WireStream {
+    fn write(&self, bytes: usize, write: impl FnOnce() -> Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        // What a kill during the call leaves uncertain is at most this.
+        self.session.pending(bytes);
+        let result = write();
+        match &result {
+            Poll::Ready(Ok(n)) => self.session.wire_sent(*n),
+            Poll::Ready(Err(error)) => self.session.failed(error),
+            Poll::Pending => {}
+        }
+        self.session.pending(0);
+        result
+    }
+}
+
+impl AsyncWrite for WireStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.write(bytes.len(), || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write(cx, bytes))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        self.write(bytes, || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write_vectored(cx, parts))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut *self.session.tcp().borrow_mut()).poll_shutdown(cx)
+    }
+}
+
+/// What is below the HTTP engine.
+pub enum Transport {
+    /// Cleartext.
+    Plain(WireStream),
+    /// TLS, terminated here.
+    Tls(Box<TlsStream<WireStream>>),
+}
+
+/// Plaintext octets of the HTTP conversation (or raw tunnel), counted and shown to the session's meter.
+pub struct AppStream {
+    transport: Transport,
+    session: Rc<Session>,
+    /// Read already, to learn the protocol; counted then.
+    replay: Bytes,
+    at_eof: bool,
+}
+
+impl AppStream {
+    /// On top of a transport.
+    pub fn new(transport: Transport, session: Rc<Session>) -> Self {
+        Self { transport, session, replay: Bytes::new(), at_eof: false }
+    }
+
+    /// Octets that were read to learn the protocol (and counted) come first. The session's meter must be set: it is
+    /// shown them here.
+    pub fn replay(&mut self, bytes: Bytes) {
+        self.session.app_received(&bytes);
+        self.replay = bytes;
+    }
+
+    /// Octets that were counted and metered, and are to be read again by the next engine.
+    pub fn unread(&mut self, bytes: Bytes) {
+        self.replay = bytes;
+    }
+
+    /// Reads without showing the octets to the meter (its kind is not known yet); follow with [`AppStream::replay`].
+    pub fn poll_peek(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.poll_transport_read(cx, buf)
+    }
+
+    /// What ALPN agreed on; None without TLS or ALPN.
+    pub fn alpn(&self) -> Option<&[u8]> {
+        match &self.transport {
+            Transport::Plain(_) => None,
+            Transport::Tls(stream) => stream.get_ref().1.alpn_protocol(),
+        }
+    }
+
+    /// The session whose octets these are.
+    pub fn session(&self) -> &Rc<Session> {
+        &self.session
+    }
+
+    fn poll_transport_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Transport::Tls(stream) => Pin::new(&mut **stream).poll_read(cx, buf),
+        }
+    }
+
+    /// Informational responses that the origin sent before its final one: written where the engine has nothing under
+    /// way. The engine knows nothing of them.
+    fn poll_inject(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while let Some(mut bytes) = self.session.injected() {
+            let n = ready!(self.poll_write_transport(cx, &bytes))?;
+            self.session.app_sent(&bytes[..n]);
+            bytes.advance(n);
+            self.session.inject_rest(bytes);
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_write_transport(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Transport::Tls(stream) => Pin::new(&mut **stream).poll_write(cx, bytes),
+        }
+    }
+}
+
+impl AsyncRead for AppStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.session.has_injected()
+            && let Poll::Ready(result) = self.poll_inject(cx)
+        {
+            result?;
+        }
+        if !self.replay.is_empty() {
+            let n = self.replay.len().min(buf.remaining());
+            buf.put_slice(&self.replay[..n]);
+            self.replay.advance(n);
+            return Poll::Ready(Ok(()));
+        }
+        if self.at_eof {
+            return Poll::Ready(Ok(()));
+        }
+        let before = buf.filled().len();
+        ready!(self.poll_transport_read(cx, buf))?;
+        let fresh = &buf.filled()[before..];
+        if fresh.is_empty() {
+            self.at_eof = buf.remaining() > 0;
+        } else {
+            self.session.app_received(fresh);
+        }
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for AppStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_inject(cx))?;
+        let n = ready!(self.poll_write_transport(cx, bytes))?;
+        self.session.app_sent(&bytes[..n]);
+        Poll::Ready(Ok(n))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        ready!(self.poll_inject(cx))?;
+        let n = ready!(match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Transport::Tls(stream) => Pin::new(&mut **stream).poll_write_vectored(cx, parts),
+        })?;
+        let mut left = n;
+        for part in parts {
+            let taken = left.min(part.len());
+            if taken > 0 {
+                self.session.app_sent(&part[..taken]);
+            }
+            left -= taken;
+        }
+        Poll::Ready(Ok(n))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_inject(cx))?;
+        let Transport::Tls(stream) = &mut self.transport else { return Poll::Ready(Ok(())) };
+        ready!(Pin::new(&mut **stream).poll_flush(cx))?;
+        self.session.flushed();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.transport {
+            Transport::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Transport::Tls(stream) => Pin::new(&mut **stream).poll_shutdown(cx),
+        }
+    }
+}

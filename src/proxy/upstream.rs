@@ -1,0 +1,523 @@
+//! Connections to origins: made, counted, kept for the next request.
+//!
+//! One pool per worker. An HTTP/1.1 connection carries one request at a time and comes back when both bodies have ended;
+//! an HTTP/2 connection is shared. Octets are counted at the socket for h1, by frames for h2, and added to the exchange
+//! they were moved for.
+
+mod link;
+
+use std::cell::{Cell, RefCell};
+use std::collections::{HashMap, VecDeque};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::uri::{Authority, Scheme, Uri};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tracing::debug;
+
+pub use link::{Link, LinkStream};
+
+use super::balance::{InFlight, Member};
+use super::body::{BodyState, RequestBody};
+use super::proxy_protocol;
+use super::pump;
+use super::session::Session;
+use super::setup::UpstreamSetup;
+use super::worker::Worker;
+use crate::config::ProxyProtocolOut;
+use crate::ids::Id;
+
+/// Streams that one HTTP/2 connection to an origin carries before another is made.
+const H2_STREAMS_MAX: usize = 100;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// No server is configured or resolved.
+    #[error("upstream {0} has no server")]
+    NoServer(String),
+    /// TCP or TLS failed.
+    #[error("cannot connect to {server}")]
+    Io {
+        /// Which server.
+        server: Arc<str>,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// TCP and TLS took too long.
+    #[error("connecting to {0} took too long")]
+    Timeout(Arc<str>),
+    /// The HTTP/2 handshake failed.
+    #[error("HTTP/2 with {server}")]
+    H2 {
+        /// Which server.
+        server: Arc<str>,
+        /// Why.
+        source: h2::Error,
+    },
+}
+
+/// Which connections serve alike: upstream, server, and the session where a PROXY header names it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Key {
+    upstream: usize,
+    server: SocketAddr,
+    h2: bool,
+    session: Option<Id>,
+}
+
+/// What an upgraded h1 connection hands over: the stream, and what was read behind the response.
+pub type Upgraded = (LinkStream, Bytes);
+
+struct H1 {
+    sender: http1::SendRequest<RequestBody>,
+    link: Rc<Link>,
+    upgraded: oneshot::Receiver<Upgraded>,
+    idle_since_us: i64,
+}
+
+struct H2 {
+    sender: h2::client::SendRequest<Bytes>,
+    link: Rc<Link>,
+    open: Rc<Cell<usize>>,
+    closed: Rc<Cell<bool>>,
+    idle_since_us: i64,
+}
+
+/// One worker's connections to origins.
+#[derive(Default)]
+pub struct Pools {
+    h1: RefCell<HashMap<Key, VecDeque<H1>>>,
+    h2: RefCell<HashMap<Key, Vec<H2>>>,
+}
+
+impl Pools {
+    /// Forgets idle connections: the configuration has changed.
+    pub fn clear(&self) {
+        self.h1.borrow_mut().clear();
+        self.h2.borrow_mut().clear();
+    }
+
+    /// Closes what was idle too long.
+    pub fn sweep(&self, now_us: i64) {
+        let fresh = |since: i64| now_us - since < IDLE_US.with(Cell::get);
+        self.h1.borrow_mut().retain(|_, idle| {
+            idle.retain(|connection| fresh(connection.idle_since_us) && !connection.sender.is_closed());
+            !idle.is_empty()
+        });
+        self.h2.borrow_mut().retain(|_, connections| {
+            for connection in connections.iter_mut().filter(|connection| connection.open.get() > 0) {
+                connection.idle_since_us = now_us;
+            }
+            connections.retain(|connection| !connection.closed.get() && fresh(connection.idle_since_us));
+            !connections.is_empty()
+        });
+    }
+}
+
+thread_local! {
+    /// Longest idle time of any upstream in force, µs.
+    static IDLE_US: Cell<i64> = const { Cell::new(60_000_000) };
+}
+
+/// A connection for one request.
+pub enum Connection {
+    /// Alone on it.
+    H1(http1::SendRequest<RequestBody>, Lease),
+    /// One stream of it.
+    H2(h2::client::SendRequest<Bytes>, Lease),
+}
+
+/// A request's hold on a connection.
+pub struct Lease {
+    worker: Rc<Worker>,
+    key: Key,
+    link: Rc<Link>,
+    idle_max: usize,
+    member: Arc<Member>,
+    _in_flight: InFlight,
+    kind: LeaseKind,
+}
+
+enum LeaseKind {
+    H1 {
+        sender: Option<http1::SendRequest<RequestBody>>,
+        upgraded: Option<oneshot::Receiver<Upgraded>>,
+        body: Option<Rc<BodyState>>,
+    },
+    H2 {
+        open: Rc<Cell<usize>>,
+        stream: Cell<Option<u64>>,
+    },
+}
+
+impl Lease {
+    /// The server, as in records.
+    pub fn server(&self) -> &Arc<str> {
+        &self.member.name
+    }
+
+    /// Was the connection used before this request?
+    pub fn link(&self) -> &Rc<Link> {
+        &self.link
+    }
+
+    /// The sender comes back here once the request is under way.
+    pub fn keep(&mut self, sender: http1::SendRequest<RequestBody>, request_body: Rc<BodyState>) {
+        if let LeaseKind::H1 { sender: kept, body, .. } = &mut self.kind {
+            *kept = Some(sender);
+            *body = Some(request_body);
+        }
+    }
+
+    /// The stream this request has on a shared connection.
+    pub fn streams(&self, id: u64, session: &Rc<Session>, index: u64) {
+        if let LeaseKind::H2 { stream, .. } = &self.kind {
+            stream.set(Some(id));
+            self.link.attribute_stream(id, session, index);
+        }
+    }
+
+    /// The upgraded stream, once the origin has answered 101.
+    pub async fn upgrade(&mut self) -> Option<Upgraded> {
+        let LeaseKind::H1 { upgraded, sender, .. } = &mut self.kind else { return None };
+        drop(sender.take());
+        upgraded.take()?.await.ok()
+    }
+
+    /// The server answered.
+    pub fn succeeded(&self) {
+        self.member.succeeded();
+    }
+
+    /// The server failed; the connection is not used again.
+    pub fn failed(self) {
+        self.member.failed();
+    }
+
+    /// The response has ended: the connection serves the next request if the request has ended too.
+    pub fn complete(mut self) {
+        let LeaseKind::H1 { sender, upgraded, body } = &mut self.kind else { return };
+        let (Some(sender), Some(upgraded)) = (sender.take(), upgraded.take()) else { return };
+        if sender.is_closed() || !body.as_ref().is_some_and(|body| body.complete.get()) {
+            return;
+        }
+        self.link.release();
+        let mut pools = self.worker.pools.h1.borrow_mut();
+        let idle = pools.entry(self.key.clone()).or_default();
+        if idle.len() < self.idle_max {
+            let idle_since_us = self.worker.coarse_now_us();
+            idle.push_back(H1 { sender, link: self.link.clone(), upgraded, idle_since_us });
+        }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        if let LeaseKind::H2 { open, stream } = &self.kind {
+            open.set(open.get().saturating_sub(1));
+            if let Some(id) = stream.get() {
+                self.link.release_stream(id);
+            }
+        }
+    }
+}
+
+/// What a connection is wanted for.
+pub struct Wanted<'a> {
+    /// Where to.
+    pub upstream: &'a Arc<UpstreamSetup>,
+    /// Its place in the configuration.
+    pub upstream_index: usize,
+    /// For whom.
+    pub session: &'a Rc<Session>,
+    /// For which exchange.
+    pub index: u64,
+    /// gRPC needs HTTP/2.
+    pub grpc: bool,
+    /// An upgrade needs HTTP/1.1.
+    pub upgrade: bool,
+    /// Not an idle one: a kept one has just turned out to be dead.
+    pub fresh: bool,
+}
+
+/// A connection to one of the upstream's servers, kept or new. Tries other servers as often as configured when one cannot
+/// be connected to: no octet of the request has left then.
+pub async fn connection(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Connection, ConnectError> {
+    let mut tried = Vec::new();
+    loop {
+        let Some(member) = wanted.upstream.group.pick(&tried) else {
+            return Err(ConnectError::NoServer(wanted.upstream.config.name.clone()));
+        };
+        match connection_to(worker, wanted, &member).await {
+            Ok(connection) => return Ok(connection),
+            Err(error) => {
+                member.failed();
+                if tried.len() >= wanted.upstream.config.retries as usize {
+                    return Err(error);
+                }
+                debug!(%error, server = %member.name, "connect failed, trying another server");
+                worker.metrics.upstream_retries.increment(1);
+                tried.push(member.address);
+            }
+        }
+    }
+}
+
+async fn connection_to(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    member: &Arc<Member>,
+) -> Result<Connection, ConnectError> {
+    let upstream = wanted.upstream;
+    let per_session = upstream.config.proxy_protocol != ProxyProtocolOut::Off;
+    let mut key = Key {
+        upstream: wanted.upstream_index,
+        server: member.address,
+        h2: !wanted.upgrade && (upstream.prior_knowledge_h2(wanted.grpc) || upstream.tls.is_some()),
+        session: per_session.then_some(wanted.session.id),
+    };
+    IDLE_US.with(|idle| {
+        let configured = i64::try_from(upstream.config.idle_timeout.as_micros()).unwrap_or(i64::MAX);
+        idle.set(configured.max(1));
+    });
+    if key.h2
+        && let Some(connection) = shared(worker, wanted, member, &key)
+    {
+        return Ok(connection);
+    }
+    let h1_key = Key { h2: false, ..key.clone() };
+    if !wanted.fresh
+        && let Some(connection) = kept(worker, wanted, member, &h1_key)
+    {
+        return Ok(connection);
+    }
+    let link = Rc::new(Link::new(wanted.session, wanted.index));
+    let connect = connect(upstream, member, wanted, link.clone());
+    let Ok(stream) = tokio::time::timeout(upstream.config.connect_timeout, connect).await else {
+        return Err(ConnectError::Timeout(member.name.clone()));
+    };
+    let stream = stream.map_err(|source| ConnectError::Io { server: member.name.clone(), source })?;
+    worker.metrics.upstream_connections.increment(1);
+    key.h2 = !wanted.upgrade && (stream.negotiated_h2() || upstream.prior_knowledge_h2(wanted.grpc));
+    if key.h2 {
+        return new_h2(worker, wanted, member, key, stream, link).await;
+    }
+    Ok(new_h1(worker, wanted, member, key, stream, link).await)
+}
+
+/// TCP, then what the configuration puts in front of HTTP.
+async fn connect(
+    upstream: &UpstreamSetup,
+    member: &Member,
+    wanted: &Wanted<'_>,
+    link: Rc<Link>,
+) -> std::io::Result<LinkStream> {
+    let tcp = TcpStream::connect(member.address).await?;
+    tcp.set_nodelay(true)?;
+    let mut stream = LinkStream::plain(tcp, link);
+    let (source, destination) = {
+        let identity = wanted.session.identity();
+        (identity.client, wanted.session.local_address()?)
+    };
+    match upstream.config.proxy_protocol {
+        ProxyProtocolOut::Off => {}
+        ProxyProtocolOut::V1 => stream.write_all(&proxy_protocol::encode_v1(source, destination)).await?,
+        ProxyProtocolOut::V2 => stream.write_all(&proxy_protocol::encode_v2(source, destination)).await?,
+    }
+    let Some(tls) = &upstream.tls else { return Ok(stream) };
+    let Some(name) = member.server_name.clone() else {
+        return Err(std::io::Error::other("the server has no name to verify"));
+    };
+    stream.handshake(tls.clone(), name).await
+}
+
+/// Connects raw: a tunnel of bytes, nothing of HTTP.
+pub async fn raw(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
+    let mut tried = Vec::new();
+    loop {
+        let Some(member) = wanted.upstream.group.pick(&tried) else {
+            return Err(ConnectError::NoServer(wanted.upstream.config.name.clone()));
+        };
+        let link = Rc::new(Link::new(wanted.session, wanted.index));
+        let connect = connect(wanted.upstream, &member, wanted, link);
+        let result = tokio::time::timeout(wanted.upstream.config.connect_timeout, connect).await;
+        let error = match result {
+            Ok(Ok(stream)) => {
+                worker.metrics.upstream_connections.increment(1);
+                member.succeeded();
+                let in_flight = member.started();
+                return Ok((stream, member, in_flight));
+            }
+            Ok(Err(source)) => ConnectError::Io { server: member.name.clone(), source },
+            Err(_) => ConnectError::Timeout(member.name.clone()),
+        };
+        member.failed();
+        if tried.len() >= wanted.upstream.config.retries as usize {
+            return Err(error);
+        }
+        worker.metrics.upstream_retries.increment(1);
+        tried.push(member.address);
+    }
+}
+
+fn kept(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>, key: &Key) -> Option<Connection> {
+    let mut pools = worker.pools.h1.borrow_mut();
+    let idle = pools.get_mut(key)?;
+    // The one used last is the least likely to have been closed meanwhile.
+    while let Some(h1) = idle.pop_back() {
+        if h1.sender.is_ready() {
+            h1.link.attribute(wanted.session, wanted.index);
+            h1.link.reused.set(true);
+            let kind = LeaseKind::H1 { sender: None, upgraded: Some(h1.upgraded), body: None };
+            return Some(Connection::H1(h1.sender, lease(worker, wanted, member, key.clone(), h1.link, kind)));
+        }
+    }
+    None
+}
+
+fn shared(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>, key: &Key) -> Option<Connection> {
+    let pools = worker.pools.h2.borrow();
+    let h2 = pools.get(key)?.iter().find(|h2| !h2.closed.get() && h2.open.get() < H2_STREAMS_MAX)?;
+    h2.open.set(h2.open.get() + 1);
+    let kind = LeaseKind::H2 { open: h2.open.clone(), stream: Cell::new(None) };
+    let lease = lease(worker, wanted, member, key.clone(), h2.link.clone(), kind);
+    Some(Connection::H2(h2.sender.clone(), lease))
+}
+
+fn lease(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    member: &Arc<Member>,
+    key: Key,
+    link: Rc<Link>,
+    kind: LeaseKind,
+) -> Lease {
+    Lease {
+        worker: worker.clone(),
+        key,
+        link,
+        idle_max: wanted.upstream.config.idle_connections_max,
+        member: member.clone(),
+        _in_flight: member.started(),
+        kind,
+    }
+}
+
+async fn new_h1(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    member: &Arc<Member>,
+    key: Key,
+    stream: LinkStream,
+    link: Rc<Link>,
+) -> Connection {
+    let handshake = http1::Builder::new().max_headers(256).handshake::<_, RequestBody>(TokioIo::new(stream)).await;
+    // The h1 handshake does no I/O and cannot fail.
+    let (sender, mut connection) = match handshake {
+        Ok(parts) => parts,
+        Err(never) => unreachable!("an h1 handshake does no I/O: {never}"),
+    };
+    let (hand_over, upgraded) = oneshot::channel();
+    let server = member.name.clone();
+    tokio::task::spawn_local(async move {
+        let done = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
+        if let Err(error) = done {
+            debug!(%error, %server, "connection to the origin failed");
+            return;
+        }
+        let parts = connection.into_parts();
+        // Nobody waits for it unless the origin has switched protocols.
+        drop(hand_over.send((parts.io.into_inner(), parts.read_buf)));
+    });
+    let kind = LeaseKind::H1 { sender: None, upgraded: Some(upgraded), body: None };
+    Connection::H1(sender, lease(worker, wanted, member, key, link, kind))
+}
+
+async fn new_h2(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    member: &Arc<Member>,
+    key: Key,
+    stream: LinkStream,
+    link: Rc<Link>,
+) -> Result<Connection, ConnectError> {
+    link.becomes_h2();
+    let handshake = h2::client::Builder::new()
+        .initial_window_size(1 << 20)
+        .initial_connection_window_size(4 << 20)
+        .max_send_buffer_size(256 << 10)
+        .enable_push(false)
+        .handshake::<_, Bytes>(stream)
+        .await;
+    let (sender, connection) = handshake.map_err(|source| ConnectError::H2 { server: member.name.clone(), source })?;
+    let closed = Rc::new(Cell::new(false));
+    let open = Rc::new(Cell::new(1));
+    let (server, is_closed) = (member.name.clone(), closed.clone());
+    tokio::task::spawn_local(async move {
+        if let Err(error) = connection.await {
+            debug!(%error, %server, "HTTP/2 connection to the origin failed");
+        }
+        is_closed.set(true);
+    });
+    let kind = LeaseKind::H2 { open: open.clone(), stream: Cell::new(None) };
+    let lease = lease(worker, wanted, member, key.clone(), link.clone(), kind);
+    let shared = H2 { sender: sender.clone(), link, open, closed, idle_since_us: worker.coarse_now_us() };
+    worker.pools.h2.borrow_mut().entry(key).or_default().push(shared);
+    Ok(Connection::H2(sender, lease))
+}
+
+/// Sends a request as a stream of a shared connection; its body follows by a task of its own.
+pub async fn send_h2(
+    session: &Rc<Session>,
+    wanted: &Wanted<'_>,
+    sender: h2::client::SendRequest<Bytes>,
+    lease: Lease,
+    request: http::Request<RequestBody>,
+) -> Result<(http::Response<h2::RecvStream>, Lease), h2::Error> {
+    let (mut parts, body) = request.into_parts();
+    let scheme = if wanted.upstream.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let mut uri = http::uri::Parts::default();
+    uri.scheme = Some(scheme);
+    let host = parts.headers.remove(HOST);
+    uri.authority = host.and_then(|host| Authority::from_maybe_shared(host).ok());
+    uri.path_and_query = parts.uri.path_and_query().cloned();
+    parts.uri = Uri::from_parts(uri).unwrap_or(parts.uri);
+    parts.version = http::Version::HTTP_2;
+    let no_body = http_body::Body::is_end_stream(&body);
+    let mut ready = sender.ready().await?;
+    let (response, stream) = ready.send_request(http::Request::from_parts(parts, ()), no_body)?;
+    lease.streams(u64::from(stream.stream_id().as_u32()), session, wanted.index);
+    if !no_body {
+        let session = session.clone();
+        let index = wanted.index;
+        tokio::task::spawn_local(async move {
+            if let Err(error) = pump::pump(body, stream, &session, index).await {
+                debug!(%error, "the request body did not reach the origin whole");
+            }
+        });
+    }
+    match response.await {
+        Ok(response) => {
+            lease.succeeded();
+            Ok((response, lease))
+        }
+        Err(error) => {
+            // A stream that the origin refuses is not a failed server.
+            if error.is_io() || error.is_go_away() {
+                lease.failed();
+            }
+            Err(error)
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! A worker: one thread, one current-thread runtime, one shard of the journal, and the sessions that it accepted.
+//!
+//! No session ever leaves its worker, so nothing on the hot path is shared or locked. The sweep, a few times a second,
+//! does what would otherwise need a timer for each request: limits in time, checkpoints, the hour's turn, the closes of
+//! requests that have been acknowledged meanwhile.
+
+use std::cell::{Cell, RefCell};
+use std::net::IpAddr;
+use std::rc::{Rc, Weak};
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use super::node::Node;
+use super::recorder::Recorder;
+use super::session::{Cut, Session};
+use super::setup::Setup;
+use super::upstream::Pools;
+use crate::event::{End, Phase, Reason};
+use crate::ids::Id;
+use crate::metrics::Metrics;
+use crate::units::Column;
+
+/// Time between two sweeps; limits in time are exact to this.
+pub const SWEEP: Duration = Duration::from_millis(200);
+
+/// One worker thread's state.
+pub struct Worker {
+    /// Writes its shard.
+    pub recorder: Recorder,
+    /// What all workers share.
+    pub node: Arc<Node>,
+    /// The process's metrics.
+    pub metrics: &'static Metrics,
+    /// Connections to origins.
+    pub pools: Pools,
+    started_at_us: i64,
+    coarse_now_us: Cell<i64>,
+    sessions: RefCell<Vec<Weak<Session>>>,
+    setup: RefCell<Arc<Setup>>,
+    generation: Cell<u64>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Weak<Worker>> = const { RefCell::new(Weak::new()) };
+}
+
+/// Finds a session of this thread's worker by its id; for callbacks that must be `Send`. Rare: it looks at each session.
+pub fn with_session(id: Id, visit: impl FnOnce(&Session)) {
+    let Some(worker) = CURRENT.with(|current| current.borrow().upgrade()) else { return };
+    let session = worker.sessions.borrow().iter().filter_map(Weak::upgrade).find(|session| session.id == id);
+    if let Some(session) = session {
+        visit(&session);
+    }
+}
+
+impl Worker {
+    /// Opens the shard with its first record.
+    pub fn new(recorder: Recorder, node: Arc<Node>, metrics: &'static Metrics) -> Rc<Self> {
+        let started_at_us = recorder.now_us();
+        recorder.node(Phase::Open, started_at_us);
+        let setup = node.setup();
+        let worker = Rc::new(Self {
+            recorder,
+            metrics,
+            pools: Pools::default(),
+            started_at_us,
+            coarse_now_us: Cell::new(started_at_us),
+            sessions: RefCell::new(Vec::new()),
+            generation: Cell::new(node.generation()),
+            setup: RefCell::new(setup),
+            node,
+        });
+        CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&worker));
+        worker
+    }
+
+    /// The configuration in force.
+    pub fn setup(&self) -> Arc<Setup> {
+        let generation = self.node.generation();
+        if generation != self.generation.get() {
+            *self.setup.borrow_mut() = self.node.setup();
+            self.generation.set(generation);
+            self.pools.clear();
+        }
+        self.setup.borrow().clone()
+    }
+
+    /// µs since the Unix epoch, as of the last sweep.
+    pub fn coarse_now_us(&self) -> i64 {
+        self.coarse_now_us.get()
+    }
+
+    pub(super) fn adopt(&self, session: &Rc<Session>) {
+        self.metrics.sessions.increment(1);
+        self.metrics.sessions_open.increment(1);
+        self.sessions.borrow_mut().push(Rc::downgrade(session));
+    }
+
+    pub(super) fn released(&self, peer: IpAddr) {
+        self.metrics.sessions_open.decrement(1);
+        self.node.release(peer);
+    }
+
+    /// True when no session is left.
+    pub fn is_empty(&self) -> bool {
+        self.sessions.borrow().iter().all(|session| session.strong_count() == 0)
+    }
+
+    /// Asks every session to end when what is open in it has ended.
+    pub fn drain(&self) {
+        self.live().iter().for_each(|session| session.drain());
+    }
+
+    /// Ends every session: the drain's deadline has passed.
+    pub fn cut_all(&self) {
+        self.live().iter().for_each(|session| session.cut(Cut::Drain));
+    }
+
+    /// The last record of the shard.
+    pub fn close(&self) {
+        self.recorder.beat(self.started_at_us);
+        self.recorder.node(Phase::Close, self.started_at_us);
+    }
+
+    /// Sweeps until the worker's runtime ends.
+    pub async fn run(self: Rc<Self>) {
+        let mut ticks = tokio::time::interval(SWEEP);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            ticks.tick().await;
+            self.sweep();
+        }
+    }
+
+    fn live(&self) -> Vec<Rc<Session>> {
+        let mut sessions = self.sessions.borrow_mut();
+        sessions.retain(|session| session.strong_count() > 0);
+        sessions.iter().filter_map(Weak::upgrade).collect()
+    }
+
+    fn sweep(&self) {
+        let now_us = self.recorder.now_us();
+        self.coarse_now_us.set(now_us);
+        let setup = self.setup();
+        let sessions = self.live();
+        if self.recorder.hour_turned(now_us) {
+            sessions.iter().for_each(|session| session.close_hour(now_us));
+            self.recorder.hour_swept(now_us);
+        }
+        let checkpoint_us = micros(setup.config.checkpoint_interval);
+        for session in &sessions {
+            session.settle();
+            if now_us - session.checkpointed_at_us.get() >= checkpoint_us {
+                session.checkpointed_at_us.set(now_us);
+                session.checkpoint();
+            }
+            enforce_times(session, &setup, now_us);
+        }
+        self.pools.sweep(now_us);
+        let losses = std::mem::take(&mut *self.node.losses.lock().unwrap_or_else(PoisonError::into_inner));
+        losses.into_iter().for_each(|loss| self.recorder.state_loss(loss));
+        self.recorder.beat(self.started_at_us);
+    }
+}
+
+/// Cuts what is over a limit in time.
+fn enforce_times(session: &Session, setup: &Setup, now_us: i64) {
+    let limits = &setup.config.limits;
+    let idle_us = now_us - session.active_at_us.get();
+    if session.is_raw_tunnel() {
+        if idle_us > micros(limits.tunnel_idle_timeout) {
+            session.worker.metrics.timeouts.increment(1);
+            session.cut(Cut::Timeout);
+        }
+        return;
+    }
+    if session.is_idle() {
+        // A drain has its own deadline; a handshake has its own timer.
+        if idle_us > micros(limits.keep_alive_timeout) && session.speaks_http() {
+            session.cut(Cut::KeepAlive);
+        }
+        return;
+    }
+    let mut cut = None;
+    session.each_open(|exchange| {
+        let age_us = now_us - exchange.measured.started_at_us;
+        let still_us = now_us - exchange.active_at_us.max(exchange.measured.started_at_us);
+        if !exchange.described {
+            if age_us > micros(limits.header_read_timeout) {
+                cut = cut.or(Some(Cut::HeadTimeout));
+            }
+            return;
+        }
+        let late = if exchange.tunnel {
+            still_us > micros(limits.tunnel_idle_timeout)
+        } else {
+            let total = limits.request_timeout.is_some_and(|total| age_us > micros(total));
+            still_us > micros(limits.idle_timeout) || total || is_slow(exchange, setup, age_us)
+        };
+        if late && !exchange.timed_out {
+            session.worker.metrics.timeouts.increment(1);
+            exchange.ends(End::Timeout, Reason::Unspecified);
+            exchange.time_out();
+            // Once a response has begun, h1 has no way to say that it ends here but to end the connection.
+            if exchange.measured.get(Column::SentApp) > 0 && session.is_h1() {
+                cut = cut.or(Some(Cut::Timeout));
+            }
+        }
+    });
+    if let Some(why) = cut {
+        if why == Cut::HeadTimeout {
+            session.worker.metrics.timeouts.increment(1);
+        }
+        session.cut(why);
+    }
+}
+
+/// A request body that trickles.
+fn is_slow(exchange: &super::exchange::Exchange, setup: &Setup, age_us: i64) -> bool {
+    let limits = &setup.config.limits;
+    let rate_min = limits.body_rate_min_bytes_per_s;
+    if rate_min == 0 || exchange.received_done || age_us <= micros(limits.body_rate_grace) {
+        return false;
+    }
+    let wanted = u128::from(rate_min) * u128::try_from(age_us).unwrap_or(0) / 1_000_000;
+    u128::from(exchange.measured.get(Column::ReceivedApp)) < wanted
+}
+
+fn micros(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
