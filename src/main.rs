@@ -4,6 +4,9 @@ use std::process::ExitCode;
 
 use weir::cli::{Cli, Command, EXIT_USAGE};
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::read() {
         Ok(cli) => cli,

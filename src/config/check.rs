@@ -10,6 +10,9 @@ use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
 use super::{check_attribution, check_limits, check_listeners, check_records, check_upstreams, syntax};
 
+/// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
+const DEFAULT_FILTER: &str = "info,h2=error,pingora_load_balancing=warn";
+
 /// Where an error goes that is about something that is not in the file: its beginning.
 pub(super) const TOP: Range<usize> = 0..0;
 
@@ -82,7 +85,7 @@ fn log(section: &mut Section<'_>, raw: &RawLog) -> Log {
     let formats = [("text", LogFormat::Text), ("json", LogFormat::Json)];
     let format = section.choice("format", &raw.format, LogFormat::Text, &formats);
     let filter = section.parsed("filter", &raw.filter, log_filter);
-    Log { format, filter: filter.unwrap_or_else(|| "info".to_string()) }
+    Log { format, filter: filter.unwrap_or_else(|| DEFAULT_FILTER.to_string()) }
 }
 
 /// A coarse check of a `tracing` filter: levels and `target=level`, with commas. Spans and fields in brackets pass as they are.

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::model_tests::{copy_tree, options};
 use super::*;
+use crate::units::Column;
 
 const RECORDS: u64 = 25;
 

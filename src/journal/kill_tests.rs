@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::model_tests::{close_all, options, parse, read_all, record};
 use super::*;
+use crate::units::Column;
 
 const VICTIM: &str = "WEIR_JOURNAL_VICTIM";
 const SESSIONS: usize = 8;

@@ -9,6 +9,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::units::{Column, Counters};
 
 pub(super) fn options() -> Options {
     Options { segment_bytes: 8192, journal_bytes_max: 1 << 30, sync_interval: Duration::from_millis(10), slots_max: 64 }

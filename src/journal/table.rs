@@ -290,6 +290,7 @@ impl Table {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::units::Column;
 
     fn table(slots_max: u32) -> (tempfile::TempDir, SlotTable) {
         let directory = tempfile::tempdir().unwrap();
@@ -318,7 +319,7 @@ mod tests {
         let all: Vec<Slot> = (0..9000).map(|_| open()).collect();
         assert_eq!(slots.table.chunks().len(), 3);
         for slot in &all {
-            slot.add(super::super::Column::SentApp, 3);
+            slot.add(Column::SentApp, 3);
         }
         let views: Vec<_> = all.iter().map(Slot::view).collect();
         assert!(views.iter().all(|view| view.read().unwrap().totals.sent_app == 3));

@@ -7,6 +7,9 @@
 //! No streams are held. A stream begins with the first HEADERS from the client on an odd id above all before, so the
 //! highest id suffices; ids that were skipped or are closed already are the tally's to recognize.
 //!
+//! On the way it counts what a client's frames cost without carrying anything ([`Burden`]); to limit that is the
+//! caller's.
+//!
 //! A frame header names its stream last. When a feed ends within one, its octets so far count as overhead, and
 //! [`Tally::reclaim`] moves them once the stream is known. No feed is ever short of what it was fed.
 
@@ -21,17 +24,59 @@ const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const RST_STREAM: u8 = 3;
 const PUSH_PROMISE: u8 = 5;
+const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
+/// What a client may always have left of WINDOW_UPDATE frames beyond two for each DATA frame it was sent.
+const WINDOW_UPDATES_MAX: u32 = 1024;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 const PADDED: u8 = 0x8;
+
+/// What a client's frames have cost without carrying anything, since the connection began. Only ever grows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Burden {
+    /// RST_STREAM frames.
+    pub resets: u64,
+    /// SETTINGS, PING, PRIORITY, unknown and empty DATA frames; WINDOW_UPDATE frames that no DATA explains.
+    pub control_frames: u64,
+    /// The most CONTINUATION frames that one header block had.
+    pub continuations: u32,
+}
 
 /// Follows one HTTP/2 connection from its first octet.
 pub struct H2Meter {
     received: Frames,
     sent: Frames,
+    both: Both,
+}
+
+/// What both directions need to know.
+struct Both {
     /// The highest stream id that began; 0 before any.
     begun_max: u32,
+    burden: Burden,
+    /// CONTINUATION frames of the client's open header block.
+    continuations: u32,
+    /// WINDOW_UPDATE frames that cost the client nothing, yet.
+    window_updates: u32,
+}
+
+impl Both {
+    /// Weighs a frame of the client's.
+    fn weigh(&mut self, frame: &Frame) {
+        let burden = &mut self.burden;
+        match frame.kind {
+            DATA if frame.length > 0 || frame.has(END_STREAM) => {}
+            HEADERS => self.continuations = 0,
+            RST_STREAM => burden.resets += 1,
+            WINDOW_UPDATE if self.window_updates > 0 => self.window_updates -= 1,
+            CONTINUATION => {
+                self.continuations += 1;
+                burden.continuations = burden.continuations.max(self.continuations);
+            }
+            _ => burden.control_frames += 1,
+        }
+    }
 }
 
 impl Default for H2Meter {
@@ -46,18 +91,28 @@ impl H2Meter {
         H2Meter {
             received: Frames::new(Direction::Received, At::Preface(0)),
             sent: Frames::new(Direction::Sent, At::Header),
-            begun_max: 0,
+            both: Both {
+                begun_max: 0,
+                burden: Burden::default(),
+                continuations: 0,
+                window_updates: WINDOW_UPDATES_MAX,
+            },
         }
+    }
+
+    /// What the client's frames have cost.
+    pub fn burden(&self) -> Burden {
+        self.both.burden
     }
 
     /// Octets that the engine read from the client.
     pub fn feed_received(&mut self, bytes: &[u8], tally: &mut impl Tally) {
-        self.received.feed(bytes, &mut self.begun_max, tally);
+        self.received.feed(bytes, &mut self.both, tally);
     }
 
     /// Octets that the engine wrote to the client.
     pub fn feed_sent(&mut self, bytes: &[u8], tally: &mut impl Tally) {
-        self.sent.feed(bytes, &mut self.begun_max, tally);
+        self.sent.feed(bytes, &mut self.both, tally);
     }
 }
 
@@ -125,13 +180,13 @@ impl Frames {
         Frames { direction, at, header, header_bytes: 0, frame: Frame::default(), ending: None }
     }
 
-    fn feed(&mut self, bytes: &[u8], begun_max: &mut u32, tally: &mut impl Tally) {
+    fn feed(&mut self, bytes: &[u8], both: &mut Both, tally: &mut impl Tally) {
         let mut run = Run::new(self.direction);
         let mut rest = bytes;
         while !rest.is_empty() {
             let taken = match self.at {
                 At::Preface(came) => self.preface(came, rest, &mut run, tally),
-                At::Header => self.header(rest, begun_max, &mut run, tally),
+                At::Header => self.header(rest, both, &mut run, tally),
                 At::Lost => {
                     run.count(None, rest.len(), 0, tally);
                     rest.len()
@@ -160,7 +215,7 @@ impl Frames {
         taken
     }
 
-    fn header(&mut self, rest: &[u8], begun_max: &mut u32, run: &mut Run, tally: &mut impl Tally) -> usize {
+    fn header(&mut self, rest: &[u8], both: &mut Both, run: &mut Run, tally: &mut impl Tally) -> usize {
         let before = self.header_bytes;
         let taken = rest.len().min(FRAME_HEADER_BYTES - before);
         self.header[before..before + taken].copy_from_slice(&rest[..taken]);
@@ -171,7 +226,14 @@ impl Frames {
         }
         self.header_bytes = 0;
         self.frame = Frame::parse(&self.header);
-        self.attribute(begun_max, tally);
+        match self.direction {
+            Direction::Received => both.weigh(&self.frame),
+            Direction::Sent if self.frame.kind == DATA => {
+                both.window_updates = (both.window_updates + 2).min(WINDOW_UPDATES_MAX);
+            }
+            Direction::Sent => {}
+        }
+        self.attribute(&mut both.begun_max, tally);
         if let Some(exchange) = self.frame.exchange
             && before > 0
         {

@@ -30,7 +30,7 @@ mod tests;
 mod violation;
 
 pub use h1::{H1Meter, PIPELINE_MAX};
-pub use h2::H2Meter;
+pub use h2::{Burden, H2Meter};
 pub use line::LINE_BYTES_MAX;
 pub use violation::Violation;
 

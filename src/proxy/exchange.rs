@@ -92,8 +92,16 @@ impl Exchange {
         self.sent_done = true;
     }
 
+    /// It was answered and the service never saw it: the engine has refused it by itself.
+    fn refused_by_engine(&mut self) {
+        if self.sent_done && !self.described {
+            self.ends(End::Refused, Reason::BadRequest);
+        }
+    }
+
     /// Its session is over.
     pub fn conclude(&mut self, session_end: End) {
+        self.refused_by_engine();
         let end = match session_end {
             _ if self.sent_done
                 || (self.served && session_end == End::Done)
@@ -151,6 +159,7 @@ impl Exchanges {
         if !(exchange.received_done && exchange.sent_done) || exchange.tunnel {
             return None;
         }
+        exchange.refused_by_engine();
         exchange.ends(End::Done, Reason::Unspecified);
         Some(self.open.remove(at))
     }

@@ -99,12 +99,16 @@ async fn serve(
     request: Request<RequestBody>,
     interim: Interim<'_>,
 ) -> Result<Answer, Refused> {
-    if session.exchange(index, |_| ()).is_none() {
-        // No slot to measure in, or the meter never saw it begin: what cannot be counted is not served.
-        return Err(Refused { reason: Reason::Limited, ..Refused::bad_request(StatusCode::SERVICE_UNAVAILABLE) });
-    }
     if let Some(violation) = session.violation_of(index) {
         return Err(Refused::bad_request(violation_status(violation.as_str())));
+    }
+    if session.exchange(index, |_| ()).is_none() {
+        if request.version() < Version::HTTP_2 && index >= session.begun() {
+            // The meter read these octets otherwise than the engine did: so could the origin.
+            return Err(Refused::bad_request(StatusCode::BAD_REQUEST));
+        }
+        // No slot to measure in: what cannot be counted is not served.
+        return Err(Refused { reason: Reason::Limited, ..Refused::bad_request(StatusCode::SERVICE_UNAVAILABLE) });
     }
     let (mut parts, mut body) = request.into_parts();
     let version = parts.version;
@@ -157,7 +161,7 @@ async fn serve(
         fresh: false,
     };
     if plain_connect {
-        return connect(session, index, &wanted).await;
+        return Box::pin(connect(session, index, &wanted)).await;
     }
     prepare_up(session, index, &listener, &setup, &mut parts, upgrade.is_some());
     if websocket_over_h2 {
@@ -275,9 +279,17 @@ async fn send(
     state: &Rc<BodyState>,
 ) -> Result<Answered, Failure> {
     let worker = &session.worker;
-    let mut connection = upstream::connection(worker, wanted).await.map_err(Failure::Connect)?;
+    // The usual case needs no waiting; the others are boxed, so that they do not make every request's future large.
+    let mut connection = match upstream::existing(worker, wanted) {
+        Some(connection) => connection,
+        None => Box::pin(upstream::connection(worker, wanted)).await.map_err(Failure::Connect)?,
+    };
     let mut request = request;
     loop {
+        let server = match &connection {
+            Connection::H1(_, lease) | Connection::H2(_, lease) => lease.server(),
+        };
+        name_host(&mut request, server);
         match connection {
             Connection::H1(mut sender, mut lease) => {
                 session.sent_to(wanted.index, lease.server());
@@ -297,7 +309,7 @@ async fn send(
                             drop(lease);
                             request = unsent;
                             let again = Wanted { fresh: true, ..*wanted };
-                            connection = upstream::connection(worker, &again).await.map_err(Failure::Connect)?;
+                            connection = Box::pin(upstream::connection(worker, &again)).await.map_err(Failure::Connect)?;
                             continue;
                         }
                         if !state.failed.get() && !state.refused.get() {
@@ -309,11 +321,20 @@ async fn send(
             }
             Connection::H2(sender, lease) => {
                 session.sent_to(wanted.index, lease.server());
-                let sent = upstream::send_h2(session, wanted, sender, lease, request).await;
+                let sent = Box::pin(upstream::send_h2(session, wanted, sender, lease, request)).await;
                 let (response, lease) = sent.map_err(|error| Failure::Exchange(error.to_string()))?;
                 return Ok((response.map(Incoming::H2), lease));
             }
         }
+    }
+}
+
+/// An HTTP/1.0 request may lack Host; an HTTP/1.1 origin wants one. The server's own name is all there is to say.
+fn name_host(request: &mut Request<RequestBody>, server: &str) {
+    if !request.headers().contains_key(HOST)
+        && let Ok(server) = HeaderValue::from_str(server)
+    {
+        request.headers_mut().insert(HOST, server);
     }
 }
 
@@ -430,7 +451,10 @@ fn describe(
         headers: Some(&parts.headers),
     };
     let attribution = listener.attributor.attribute(&facts, route);
-    let differs = |own: &Arc<str>, other: &Arc<str>| if own == other { String::new() } else { own.to_string() };
+    // A proxy's own health check is nobody's: it keeps what the session has, which is no account.
+    let is_nobodys = session.is_health_check();
+    let differs =
+        |own: &Arc<str>, other: &Arc<str>| if own == other || is_nobodys { String::new() } else { own.to_string() };
     let path_cut = cut(path, setup.config.limits.path_bytes_max);
     let other_client = client.ip != identity.client.ip().to_canonical();
     session.describe(
@@ -487,7 +511,7 @@ fn prepare_up(
     let Ok(name) = HeaderName::from_bytes(name.as_bytes()) else { return };
     if !(trusted && parts.headers.contains_key(&name))
         && let Some(id) = session.exchange(index, |exchange| exchange.id)
-        && let Ok(value) = HeaderValue::from_str(&id.to_string())
+        && let Ok(value) = HeaderValue::from_bytes(&id.hex())
     {
         parts.headers.insert(name, value);
     }

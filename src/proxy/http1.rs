@@ -24,7 +24,7 @@ use super::body::{RequestBody, ResponseBody};
 use super::forward::{Answer, forward};
 use super::session::{Cut, Session};
 use super::stream::AppStream;
-use super::tunnel::{Tunnel, join};
+use super::tunnel::{Tunnel, join_session};
 use crate::event::{End, Reason};
 
 /// Serves the session to its end.
@@ -62,7 +62,11 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
             .await
         };
         match ended {
-            Some(Ok(())) => break,
+            Some(Ok(())) => {
+                // A response that only the connection's end ends is whole where the engine says so.
+                session.each_open(|exchange| exchange.served |= exchange.described && exchange.received_done);
+                break;
+            }
             Some(Err(error)) => {
                 ends_by(&session, &error);
                 break;
@@ -82,8 +86,9 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
     {
         stream.unread(parts.read_buf);
         session.exchange(index, |exchange| exchange.served = true);
-        join(&session, &mut stream, tunnel).await;
+        join_session(&session, &mut stream, Some(index), tunnel).await;
     } else if session.cut_reason() == Some(Cut::HeadTimeout) {
+        session.each_open(|exchange| exchange.ends(End::Timeout, Reason::BadRequest));
         last_word(&mut stream, StatusCode::REQUEST_TIMEOUT).await;
     }
     if !session.was_reset()

@@ -329,8 +329,11 @@ async fn speaks_h2(
 }
 
 impl Session {
-    /// Decides the account by what is known of the connection itself.
+    /// Decides the account by what is known of the connection itself. A proxy's own health check stays nobody's.
     pub fn attribute_by(&self, listener: &ListenerSetup, route: Option<usize>) {
+        if self.is_health_check() {
+            return;
+        }
         let attribution = {
             let identity = self.identity();
             listener.attributor.attribute(

@@ -40,6 +40,8 @@ impl Default for Verdict {
 /// Something being measured: a session or a request with its slot.
 pub struct Measured {
     slot: Slot,
+    /// Who and what it is: what the slot's note says, or a little more.
+    note: RefCell<Vec<u8>>,
     kind: Kind,
     /// When it began, µs.
     pub started_at_us: i64,
@@ -69,17 +71,29 @@ impl Measured {
     }
 
     /// Replaces who and what it is.
-    pub fn set_note(&self, note: &[u8]) {
-        self.slot.set_note(note);
+    pub fn set_note(&self, bytes: &[u8]) {
+        let mut note = self.note.borrow_mut();
+        note.clear();
+        note.extend_from_slice(bytes);
+        self.keep_note(&note);
     }
 
     /// Adds to who and what it is.
     pub fn append_note(&self, append: impl FnOnce(&mut Vec<u8>)) {
-        let mut note = Vec::with_capacity(NOTE_BYTES_MAX);
-        note.extend_from_slice(&self.slot.note());
+        let mut note = self.note.borrow_mut();
         append(&mut note);
+        self.keep_note(&note);
+    }
+
+    /// Adds what a successor of a killed process could do without.
+    pub fn append_note_unkept(&self, append: impl FnOnce(&mut Vec<u8>)) {
+        append(&mut self.note.borrow_mut());
+    }
+
+    /// A note too long for its slot keeps its first version there; the record has all of it.
+    fn keep_note(&self, note: &[u8]) {
         if note.len() <= NOTE_BYTES_MAX {
-            self.slot.set_note(&note);
+            self.slot.set_note(note);
         }
     }
 
@@ -90,7 +104,8 @@ impl Measured {
 
     /// What a dead process left open.
     pub fn recovered(slot: Slot, kind: Kind, started_at_us: i64, died_us: i64) -> Self {
-        Self { slot, kind, started_at_us, recorded_at_us: Cell::new(died_us) }
+        let note = RefCell::new(slot.note().to_vec());
+        Self { slot, note, kind, started_at_us, recorded_at_us: Cell::new(died_us) }
     }
 
     /// Read-only view for other threads.
@@ -203,14 +218,20 @@ impl Recorder {
     }
 
     /// Begins to measure; `None` when every slot is taken (then nothing new may begin).
-    pub fn measure(&self, kind: Kind, started_at_us: i64, note: &[u8]) -> Option<Measured> {
+    pub fn measure(&self, kind: Kind, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
         let slot_kind = match kind {
             Kind::Request => SlotKind::Request,
             Kind::Gap => SlotKind::Gap,
             _ => SlotKind::Session,
         };
-        match self.writer.borrow().slots().open(slot_kind, started_at_us.max(0) as u64, note) {
-            Ok(slot) => Some(Measured { slot, kind, started_at_us, recorded_at_us: Cell::new(started_at_us) }),
+        match self.writer.borrow().slots().open(slot_kind, started_at_us.max(0) as u64, note.get(..NOTE_BYTES_MAX).unwrap_or(&note)) {
+            Ok(slot) => Some(Measured {
+                slot,
+                note: RefCell::new(note),
+                kind,
+                started_at_us,
+                recorded_at_us: Cell::new(started_at_us),
+            }),
             Err(error) => {
                 self.metrics.slots_refused.increment(1);
                 warn!(%error, "no slot to measure in");
@@ -269,7 +290,7 @@ impl Recorder {
 
     /// States what others had to give up.
     pub fn state_loss(&self, loss: Loss) {
-        let Some(gap) = self.measure(Kind::Gap, self.now_us(), &[]) else { return };
+        let Some(gap) = self.measure(Kind::Gap, self.now_us(), Vec::new()) else { return };
         for (column, value) in Column::ALL.into_iter().zip(loss.counters.to_array()) {
             gap.add(column, value);
         }
@@ -300,7 +321,7 @@ impl Recorder {
         let deltas = self.deltas(measured, &totals);
         let mut scratch = self.scratch.borrow_mut();
         scratch.clear();
-        scratch.extend_from_slice(&measured.slot.note());
+        scratch.extend_from_slice(&measured.note.borrow());
         Tail {
             status: facts.verdict.status,
             end: facts.verdict.end,
@@ -347,7 +368,7 @@ impl Recorder {
         self.metrics.records_unwritten.increment(1);
         if self.gap.borrow().is_none() {
             error!(%error, "the journal takes no records: closes are summed up for one gap record");
-            let gap = self.measure(Kind::Gap, self.now_us(), &[]);
+            let gap = self.measure(Kind::Gap, self.now_us(), Vec::new());
             *self.gap.borrow_mut() = gap;
         }
         let gap = self.gap.borrow();

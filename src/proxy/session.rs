@@ -21,19 +21,27 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::net::TcpStream;
 use tracing::{debug, error};
 
 use super::exchange::{Exchange, Exchanges};
+use super::flood::FloodGate;
 use super::kernel::{self, TcpCounts};
 use super::recorder::{Facts, Measured, Verdict};
 use super::worker::Worker;
 use crate::event::{End, Kind, Reason, RequestNote, SessionNote, UNATTRIBUTED};
 use crate::ids::Id;
-use crate::meter::{Direction, H1Meter, H2Meter, Tally, Violation};
+use crate::meter::{Burden, Direction, H1Meter, H2Meter, Tally, Violation};
 use crate::units::Column;
+
+/// Usual length of a request's note.
+const NOTE_BYTES: usize = 256;
+
+/// How long a session at most lingers that was cut for what its client does.
+const CUT_LINGER: Duration = Duration::from_millis(200);
 
 /// Why a session is to end before its time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -119,6 +127,7 @@ pub struct Session {
     meter: RefCell<HttpMeter>,
     exchanges: RefCell<Exchanges>,
     violation: Cell<Option<(Option<u64>, Violation)>>,
+    flood_gate: FloodGate,
     /// Octets of the PROXY header and of TLS ClientHellos read before an engine: wire, not app.
     preamble_bytes: Cell<u64>,
     plain: Cell<bool>,
@@ -147,7 +156,7 @@ impl Session {
         let id = worker.recorder.next_id(started_at_us);
         let mut note = Vec::with_capacity(160);
         encode_identity(id, &identity, &mut note);
-        let measured = worker.recorder.measure(Kind::Session, started_at_us, &note)?;
+        let measured = worker.recorder.measure(Kind::Session, started_at_us, note.clone())?;
         let session = Rc::new(Self {
             worker: worker.clone(),
             id,
@@ -159,6 +168,7 @@ impl Session {
             meter: RefCell::new(HttpMeter::None),
             exchanges: RefCell::new(Exchanges::default()),
             violation: Cell::new(None),
+            flood_gate: FloodGate::default(),
             preamble_bytes: Cell::new(0),
             plain: Cell::new(true),
             tls_unflushed: Cell::new(false),
@@ -288,6 +298,25 @@ impl Session {
         self.feed(bytes, Direction::Sent);
     }
 
+    /// Octets of a tunnel passed inside the kernel: app and payload at once. `exchange`: the upgraded one, or none where
+    /// the session is the tunnel.
+    pub fn tunnel_moved(&self, exchange: Option<u64>, direction: Direction, n: u64) {
+        let mut exchanges = self.exchanges.borrow_mut();
+        let mut tally = Count { session: self, exchanges: &mut exchanges };
+        let (app, body) = match direction {
+            Direction::Received => (Column::ReceivedApp, Column::ReceivedBody),
+            Direction::Sent => (Column::SentApp, Column::SentBody),
+        };
+        self.add(app, n);
+        // An exchange's payload is added to the session's with it.
+        let payload = if exchange.is_some() { n } else { 0 };
+        self.add(body, n - payload);
+        match direction {
+            Direction::Received => tally.received(exchange, n, payload),
+            Direction::Sent => tally.sent(exchange, n, payload),
+        }
+    }
+
     /// What TLS held back has reached the socket.
     pub fn flushed(&self) {
         if self.tls_unflushed.replace(false) {
@@ -307,7 +336,10 @@ impl Session {
         match (&mut *self.meter.borrow_mut(), direction) {
             (HttpMeter::H1(meter), Direction::Received) => meter.feed_received(bytes, &mut tally),
             (HttpMeter::H1(meter), Direction::Sent) => meter.feed_sent(bytes, &mut tally),
-            (HttpMeter::H2(meter), Direction::Received) => meter.feed_received(bytes, &mut tally),
+            (HttpMeter::H2(meter), Direction::Received) => {
+                meter.feed_received(bytes, &mut tally);
+                self.watch_for_flood(meter.burden());
+            }
             (HttpMeter::H2(meter), Direction::Sent) => meter.feed_sent(bytes, &mut tally),
             (HttpMeter::Tunnel, direction) => {
                 let body = match direction {
@@ -322,6 +354,18 @@ impl Session {
             }
             (HttpMeter::None, Direction::Received) => tally.received(None, bytes.len() as u64, 0),
             (HttpMeter::None, Direction::Sent) => tally.sent(None, bytes.len() as u64, 0),
+        }
+    }
+
+    fn watch_for_flood(&self, burden: Burden) {
+        if self.flood_gate.has_news(burden) && self.cut.get().is_none() {
+            let now_us = self.worker.coarse_now_us();
+            if self.flood_gate.is_over(burden, now_us, &self.worker.setup().config.limits) {
+                debug!(session = %self.id, ?burden, "the client floods");
+                self.worker.metrics.floods.increment(1);
+                self.ends(End::ProtocolError, Reason::Limited);
+                self.cut(Cut::Flood);
+            }
         }
     }
 
@@ -343,22 +387,22 @@ impl Session {
 
     /// Who and what a request is; the slot knows it at once.
     pub fn describe(&self, index: u64, note: &RequestNote<'_>) {
-        self.with_request_note(index, |bytes| note.encode(bytes));
-        self.exchange(index, |exchange| exchange.described = true);
+        self.exchange(index, |exchange| {
+            exchange.measured.append_note(|bytes| note.encode(bytes));
+            exchange.described = true;
+        });
     }
 
     /// The upstream server a request is sent to.
     pub fn sent_to(&self, index: u64, origin: &str) {
-        self.with_request_note(index, |bytes| RequestNote::encode_origin(origin, bytes));
+        self.exchange(index, |exchange| {
+            exchange.measured.append_note_unkept(|bytes| RequestNote::encode_origin(origin, bytes));
+        });
     }
 
     /// The upstream server that the whole session is joined with.
     pub fn sent_to_session(&self, origin: &str) {
         self.with(|measured| measured.append_note(|bytes| RequestNote::encode_origin(origin, bytes)));
-    }
-
-    fn with_request_note(&self, index: u64, append: impl FnOnce(&mut Vec<u8>)) {
-        self.exchange(index, |exchange| exchange.measured.append_note(append));
     }
 
     /// Moved over the connection to the origin for this exchange.
@@ -510,7 +554,12 @@ impl Session {
             );
         }
         if !self.saw_reset.get() {
-            super::linger::linger(&self, self.worker.setup().config.limits.linger).await;
+            let mut limit = self.worker.setup().config.limits.linger;
+            if matches!(self.cut.get(), Some(Cut::Flood | Cut::HeadTimeout)) {
+                // What such a client still sends is not worth the reading.
+                limit = limit.min(CUT_LINGER);
+            }
+            super::linger::linger(&self, limit).await;
         }
         self.close();
     }
@@ -583,7 +632,10 @@ impl Session {
         }
     }
 
-    fn close_exchange(&self, exchange: Exchange, undelivered: u64) {
+    fn close_exchange(&self, mut exchange: Exchange, undelivered: u64) {
+        if self.is_health_check() {
+            exchange.verdict.reason = Reason::HealthCheck;
+        }
         let sent = exchange.measured.get(Column::SentApp);
         exchange.measured.set(Column::SentAcked, sent.saturating_sub(undelivered));
         let facts = Facts { verdict: exchange.verdict, ..Facts::default() };
@@ -754,6 +806,11 @@ impl Session {
         self.reason.set(reason);
     }
 
+    /// The proxy in front asks for itself: nobody's traffic.
+    pub fn is_health_check(&self) -> bool {
+        self.reason.get() == Reason::HealthCheck
+    }
+
     /// Resolves when the session is cut.
     pub async fn cut_signal(&self) {
         poll_fn(|cx| self.poll_signal(true, cx)).await;
@@ -813,9 +870,11 @@ impl Tally for Count<'_> {
         let worker = &self.session.worker;
         let started_at_us = worker.recorder.now_us();
         let id = worker.recorder.next_id(started_at_us);
-        let mut note = self.session.note.borrow().clone();
+        // Room for the request's own part, so that it is allocated once.
+        let mut note = Vec::with_capacity(NOTE_BYTES);
+        note.extend_from_slice(&self.session.note.borrow());
         RequestNote::encode_id(id, &mut note);
-        if let Some(measured) = worker.recorder.measure(Kind::Request, started_at_us, &note) {
+        if let Some(measured) = worker.recorder.measure(Kind::Request, started_at_us, note) {
             worker.metrics.requests.increment(1);
             self.exchanges.open.push(Exchange::new(index, id, measured));
         }

@@ -81,6 +81,10 @@ impl AsyncWrite for WireStream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = parts.iter().map(|part| part.len()).sum();
+        let mut whole = [0; SMALL_WRITE_BYTES];
+        if let Some(whole) = gather(parts, bytes, &mut whole) {
+            return self.write(bytes, || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write(cx, whole));
+        }
         self.write(bytes, || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write_vectored(cx, parts))
     }
 
@@ -95,6 +99,24 @@ impl AsyncWrite for WireStream {
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut *self.session.tcp().borrow_mut()).poll_shutdown(cx)
     }
+}
+
+/// Writes up to this size are copied together: one `send` is cheaper for the kernel than a `writev` of small parts.
+pub(super) const SMALL_WRITE_BYTES: usize = 2048;
+
+/// The parts in one piece, if they are small.
+pub(super) fn gather<'a>(
+    parts: &[IoSlice<'_>],
+    bytes: usize,
+    whole: &'a mut [u8; SMALL_WRITE_BYTES],
+) -> Option<&'a [u8]> {
+    let whole = whole.get_mut(..bytes)?;
+    let mut at = 0;
+    for part in parts {
+        whole[at..at + part.len()].copy_from_slice(part);
+        at += part.len();
+    }
+    Some(whole)
 }
 
 /// What is below the HTTP engine.
@@ -135,6 +157,17 @@ impl AppStream {
     /// Reads without showing the octets to the meter (its kind is not known yet); follow with [`AppStream::replay`].
     pub fn poll_peek(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.poll_transport_read(cx, buf)
+    }
+
+    /// Where this stream is the bare socket and nothing is to be written before: what was read from it already, for a
+    /// tunnel that goes on with the socket itself.
+    pub fn take_plain(&mut self) -> Option<Bytes> {
+        match &self.transport {
+            Transport::Plain(wire) if wire.replay.is_empty() && !self.at_eof && !self.session.has_injected() => {
+                Some(std::mem::take(&mut self.replay))
+            }
+            _ => None,
+        }
     }
 
     /// What ALPN agreed on; None without TLS or ALPN.

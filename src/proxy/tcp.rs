@@ -13,7 +13,7 @@ use super::listener::read_more;
 use super::session::Session;
 use super::setup::ListenerSetup;
 use super::stream::{AppStream, Transport, WireStream};
-use super::tunnel::{Hold, Tunnel, join};
+use super::tunnel::{Hold, Tunnel, join_session};
 use super::upstream::{self, Wanted};
 use crate::event::{End, Reason};
 
@@ -83,7 +83,7 @@ async fn to_upstream(session: &Rc<Session>, listener: &ListenerSetup, stream: &m
         Ok((origin, member, in_flight)) => {
             session.sent_to_session(&member.name);
             let tunnel = Tunnel { origin, early: Bytes::new(), stream: None, hold: Hold::Raw(in_flight) };
-            join(session, stream, tunnel).await;
+            join_session(session, stream, None, tunnel).await;
         }
         Err(error) => {
             let cause = std::error::Error::source(&error).map(ToString::to_string);

@@ -1,7 +1,10 @@
 //! Two byte streams joined: after an upgrade, a CONNECT, or on a raw TCP listener.
 //!
-//! Each direction is carried to its own end: a half-close is passed on, the other direction goes on.
+//! Each direction is carried to its own end: a half-close is passed on, the other direction goes on. Where neither side
+//! is TLS or HTTP/2 the kernel moves the octets (`splice.rs`); elsewhere they are copied.
 
+use std::future::Future;
+use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
@@ -12,6 +15,8 @@ use tracing::debug;
 
 use super::balance::InFlight;
 use super::session::Session;
+use super::splice;
+use super::stream::AppStream;
 use super::upstream::{Lease, LinkStream};
 use crate::event::{End, Reason};
 
@@ -39,6 +44,24 @@ pub enum Hold {
     Raw(InFlight),
 }
 
+/// Joins the session's own stream with an origin: inside the kernel where both are plain. `exchange`: the upgraded one,
+/// or none where the session is the tunnel.
+pub async fn join_session(session: &Rc<Session>, client: &mut AppStream, exchange: Option<u64>, tunnel: Tunnel) {
+    let Some(to_origin) = client.take_plain() else { return join(session, client, tunnel).await };
+    let Tunnel { origin, early, stream, hold } = tunnel;
+    match origin.into_tcp() {
+        Ok(origin) => {
+            let carried = Box::pin(splice::carry(session, exchange, origin, to_origin, early));
+            until_cut(session, carried).await;
+            drop(hold);
+        }
+        Err(origin) => {
+            client.unread(to_origin);
+            join(session, client, Tunnel { origin, early, stream, hold }).await;
+        }
+    }
+}
+
 /// Carries octets both ways until both sides have ended, one has failed, or the session is cut.
 pub async fn join<C: AsyncRead + AsyncWrite + Unpin>(session: &Rc<Session>, client: &mut C, tunnel: Tunnel) {
     let Tunnel { mut origin, early, stream: _, hold } = tunnel;
@@ -47,11 +70,16 @@ pub async fn join<C: AsyncRead + AsyncWrite + Unpin>(session: &Rc<Session>, clie
             client.write_all(&early).await?;
             client.flush().await?;
         }
-        copy_bidirectional_with_sizes(client, &mut origin, BUFFER_BYTES, BUFFER_BYTES).await
+        copy_bidirectional_with_sizes(client, &mut origin, BUFFER_BYTES, BUFFER_BYTES).await.map(drop)
     };
+    until_cut(session, copied).await;
+    drop(hold);
+}
+
+async fn until_cut(session: &Rc<Session>, carried: impl Future<Output = io::Result<()>>) {
     tokio::select! {
-        result = copied => match result {
-            Ok(_) => session.ends(End::Done, Reason::Unspecified),
+        result = carried => match result {
+            Ok(()) => session.ends(End::Done, Reason::Unspecified),
             Err(error) => {
                 debug!(session = %session.id, %error, "tunnel failed");
                 let end = if session.was_reset() { End::ClientAbort } else { End::UpstreamError };
@@ -60,7 +88,6 @@ pub async fn join<C: AsyncRead + AsyncWrite + Unpin>(session: &Rc<Session>, clie
         },
         () = session.cut_signal() => {}
     }
-    drop(hold);
 }
 
 /// An HTTP/2 stream as a byte stream (RFC 8441, RFC 9113 §8.5).
@@ -78,16 +105,16 @@ impl StreamIo {
 }
 
 impl AsyncRead for StreamIo {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         while self.buffered.is_empty() {
             match ready!(self.received.poll_data(cx)) {
                 None => return Poll::Ready(Ok(())),
                 Some(Ok(data)) => {
                     let length = data.len();
-                    self.received.flow_control().release_capacity(length).map_err(std::io::Error::other)?;
+                    self.received.flow_control().release_capacity(length).map_err(io::Error::other)?;
                     self.buffered = data;
                 }
-                Some(Err(error)) => return Poll::Ready(Err(std::io::Error::other(error))),
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
             }
         }
         let n = self.buffered.len().min(buf.remaining());
@@ -98,7 +125,7 @@ impl AsyncRead for StreamIo {
 }
 
 impl AsyncWrite for StreamIo {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
@@ -107,20 +134,20 @@ impl AsyncWrite for StreamIo {
             match ready!(self.sent.poll_capacity(cx)) {
                 Some(Ok(0)) => {}
                 Some(Ok(capacity)) => break capacity.min(bytes.len()),
-                Some(Err(error)) => return Poll::Ready(Err(std::io::Error::other(error))),
-                None => return Poll::Ready(Err(std::io::ErrorKind::BrokenPipe.into())),
+                Some(Err(error)) => return Poll::Ready(Err(io::Error::other(error))),
+                None => return Poll::Ready(Err(io::ErrorKind::BrokenPipe.into())),
             }
         };
-        self.sent.send_data(Bytes::copy_from_slice(&bytes[..capacity]), false).map_err(std::io::Error::other)?;
+        self.sent.send_data(Bytes::copy_from_slice(&bytes[..capacity]), false).map_err(io::Error::other)?;
         Poll::Ready(Ok(capacity))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
     }
 
-    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<std::io::Result<()>> {
-        self.sent.send_data(Bytes::new(), true).map_err(std::io::Error::other)?;
+    fn poll_shutdown(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.sent.send_data(Bytes::new(), true).map_err(io::Error::other)?;
         Poll::Ready(Ok(()))
     }
 }

@@ -7,7 +7,7 @@
 mod link;
 
 use std::cell::{Cell, RefCell};
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -71,6 +71,8 @@ struct Key {
     server: SocketAddr,
     h2: bool,
     session: Option<Id>,
+    /// How long it may idle, µs.
+    idle_us: i64,
 }
 
 /// What an upgraded h1 connection hands over: the stream, and what was read behind the response.
@@ -91,11 +93,11 @@ struct H2 {
     idle_since_us: i64,
 }
 
-/// One worker's connections to origins.
+/// One worker's connections to origins. A worker knows few servers: they are looked through in order.
 #[derive(Default)]
 pub struct Pools {
-    h1: RefCell<HashMap<Key, VecDeque<H1>>>,
-    h2: RefCell<HashMap<Key, Vec<H2>>>,
+    h1: RefCell<Vec<(Key, VecDeque<H1>)>>,
+    h2: RefCell<Vec<(Key, H2)>>,
 }
 
 impl Pools {
@@ -107,24 +109,37 @@ impl Pools {
 
     /// Closes what was idle too long.
     pub fn sweep(&self, now_us: i64) {
-        let fresh = |since: i64| now_us - since < IDLE_US.with(Cell::get);
-        self.h1.borrow_mut().retain(|_, idle| {
-            idle.retain(|connection| fresh(connection.idle_since_us) && !connection.sender.is_closed());
+        self.h1.borrow_mut().retain_mut(|(key, idle)| {
+            idle.retain(|connection| now_us - connection.idle_since_us < key.idle_us && !connection.sender.is_closed());
             !idle.is_empty()
         });
-        self.h2.borrow_mut().retain(|_, connections| {
-            for connection in connections.iter_mut().filter(|connection| connection.open.get() > 0) {
+        self.h2.borrow_mut().retain_mut(|(key, connection)| {
+            if connection.open.get() > 0 {
                 connection.idle_since_us = now_us;
             }
-            connections.retain(|connection| !connection.closed.get() && fresh(connection.idle_since_us));
-            !connections.is_empty()
+            !connection.closed.get() && now_us - connection.idle_since_us < key.idle_us
         });
     }
-}
 
-thread_local! {
-    /// Longest idle time of any upstream in force, µs.
-    static IDLE_US: Cell<i64> = const { Cell::new(60_000_000) };
+    /// An idle connection of this key. The one used last is the least likely to have been closed meanwhile.
+    fn take(&self, key: &Key) -> Option<H1> {
+        let mut pools = self.h1.borrow_mut();
+        let (_, idle) = pools.iter_mut().find(|(known, _)| known == key)?;
+        let at = idle.iter().rposition(|connection| connection.sender.is_ready())?;
+        idle.remove(at)
+    }
+
+    fn put(&self, key: &Key, connection: H1, idle_max: usize) {
+        let mut pools = self.h1.borrow_mut();
+        let at = pools.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
+            pools.push((key.clone(), VecDeque::new()));
+            pools.len() - 1
+        });
+        let (_, idle) = &mut pools[at];
+        if idle.len() < idle_max {
+            idle.push_back(connection);
+        }
+    }
 }
 
 /// A connection for one request.
@@ -210,12 +225,9 @@ impl Lease {
             return;
         }
         self.link.release();
-        let mut pools = self.worker.pools.h1.borrow_mut();
-        let idle = pools.entry(self.key.clone()).or_default();
-        if idle.len() < self.idle_max {
-            let idle_since_us = self.worker.coarse_now_us();
-            idle.push_back(H1 { sender, link: self.link.clone(), upgraded, idle_since_us });
-        }
+        let idle_since_us = self.worker.coarse_now_us();
+        let connection = H1 { sender, link: self.link.clone(), upgraded, idle_since_us };
+        self.worker.pools.put(&self.key, connection, self.idle_max);
     }
 }
 
@@ -248,15 +260,25 @@ pub struct Wanted<'a> {
     pub fresh: bool,
 }
 
-/// A connection to one of the upstream's servers, kept or new. Tries other servers as often as configured when one cannot
-/// be connected to: no octet of the request has left then.
+/// A connection that is there already: kept idle, or shared.
+pub fn existing(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Option<Connection> {
+    let member = wanted.upstream.group.pick(&[])?;
+    existing_to(worker, wanted, &member)
+}
+
+/// A connection to one of the upstream's servers. Tries other servers as often as configured when one cannot be connected
+/// to: no octet of the request has left then.
 pub async fn connection(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Connection, ConnectError> {
     let mut tried = Vec::new();
+    let mut last = None;
     loop {
         let Some(member) = wanted.upstream.group.pick(&tried) else {
-            return Err(ConnectError::NoServer(wanted.upstream.config.name.clone()));
+            return Err(last.unwrap_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone())));
         };
-        match connection_to(worker, wanted, &member).await {
+        if let Some(connection) = existing_to(worker, wanted, &member) {
+            return Ok(connection);
+        }
+        match new_connection(worker, wanted, &member).await {
             Ok(connection) => return Ok(connection),
             Err(error) => {
                 member.failed();
@@ -266,41 +288,52 @@ pub async fn connection(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Conn
                 debug!(%error, server = %member.name, "connect failed, trying another server");
                 worker.metrics.upstream_retries.increment(1);
                 tried.push(member.address);
+                last = Some(error);
             }
         }
     }
 }
 
-async fn connection_to(
+fn key_of(wanted: &Wanted<'_>, member: &Member) -> Key {
+    let upstream = wanted.upstream;
+    let per_session = upstream.config.proxy_protocol != ProxyProtocolOut::Off;
+    Key {
+        upstream: wanted.upstream_index,
+        server: member.address,
+        h2: !wanted.upgrade && (upstream.prior_knowledge_h2(wanted.grpc) || upstream.tls.is_some()),
+        session: per_session.then_some(wanted.session.id),
+        idle_us: i64::try_from(upstream.config.idle_timeout.as_micros()).unwrap_or(i64::MAX),
+    }
+}
+
+fn existing_to(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>) -> Option<Connection> {
+    let mut key = key_of(wanted, member);
+    if key.h2
+        && let Some(connection) = shared(worker, wanted, member, &key)
+    {
+        return Some(connection);
+    }
+    key.h2 = false;
+    if wanted.fresh {
+        return None;
+    }
+    let h1 = worker.pools.take(&key)?;
+    h1.link.attribute(wanted.session, wanted.index);
+    h1.link.reused.set(true);
+    let kind = LeaseKind::H1 { sender: None, upgraded: Some(h1.upgraded), body: None };
+    Some(Connection::H1(h1.sender, lease(worker, wanted, member, key, h1.link, kind)))
+}
+
+async fn new_connection(
     worker: &Rc<Worker>,
     wanted: &Wanted<'_>,
     member: &Arc<Member>,
 ) -> Result<Connection, ConnectError> {
     let upstream = wanted.upstream;
-    let per_session = upstream.config.proxy_protocol != ProxyProtocolOut::Off;
-    let mut key = Key {
-        upstream: wanted.upstream_index,
-        server: member.address,
-        h2: !wanted.upgrade && (upstream.prior_knowledge_h2(wanted.grpc) || upstream.tls.is_some()),
-        session: per_session.then_some(wanted.session.id),
-    };
-    IDLE_US.with(|idle| {
-        let configured = i64::try_from(upstream.config.idle_timeout.as_micros()).unwrap_or(i64::MAX);
-        idle.set(configured.max(1));
-    });
-    if key.h2
-        && let Some(connection) = shared(worker, wanted, member, &key)
-    {
-        return Ok(connection);
-    }
-    let h1_key = Key { h2: false, ..key.clone() };
-    if !wanted.fresh
-        && let Some(connection) = kept(worker, wanted, member, &h1_key)
-    {
-        return Ok(connection);
-    }
+    let mut key = key_of(wanted, member);
     let link = Rc::new(Link::new(wanted.session, wanted.index));
-    let connect = connect(upstream, member, wanted, link.clone());
+    let alpn = if wanted.upgrade { Alpn::H1 } else { Alpn::Configured };
+    let connect = connect(upstream, member, wanted, link.clone(), alpn);
     let Ok(stream) = tokio::time::timeout(upstream.config.connect_timeout, connect).await else {
         return Err(ConnectError::Timeout(member.name.clone()));
     };
@@ -319,6 +352,7 @@ async fn connect(
     member: &Member,
     wanted: &Wanted<'_>,
     link: Rc<Link>,
+    alpn: Alpn,
 ) -> std::io::Result<LinkStream> {
     let tcp = TcpStream::connect(member.address).await?;
     tcp.set_nodelay(true)?;
@@ -336,7 +370,27 @@ async fn connect(
     let Some(name) = member.server_name.clone() else {
         return Err(std::io::Error::other("the server has no name to verify"));
     };
-    stream.handshake(tls.clone(), name).await
+    stream.handshake(with_alpn(tls, alpn), name).await
+}
+
+/// What a TLS handshake offers by ALPN.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Alpn {
+    /// What the configuration says.
+    Configured,
+    /// Only HTTP/1.1: the request asks for an upgrade.
+    H1,
+    /// Nothing: what flows is not HTTP, or nobody knows.
+    Nothing,
+}
+
+fn with_alpn(tls: &Arc<rustls::ClientConfig>, alpn: Alpn) -> Arc<rustls::ClientConfig> {
+    if alpn == Alpn::Configured {
+        return tls.clone();
+    }
+    let mut config = rustls::ClientConfig::clone(tls);
+    config.alpn_protocols = if alpn == Alpn::H1 { vec![b"http/1.1".to_vec()] } else { Vec::new() };
+    Arc::new(config)
 }
 
 /// Connects raw: a tunnel of bytes, nothing of HTTP.
@@ -345,12 +399,13 @@ pub async fn raw(
     wanted: &Wanted<'_>,
 ) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
     let mut tried = Vec::new();
+    let mut last = None;
     loop {
         let Some(member) = wanted.upstream.group.pick(&tried) else {
-            return Err(ConnectError::NoServer(wanted.upstream.config.name.clone()));
+            return Err(last.unwrap_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone())));
         };
         let link = Rc::new(Link::new(wanted.session, wanted.index));
-        let connect = connect(wanted.upstream, &member, wanted, link);
+        let connect = connect(wanted.upstream, &member, wanted, link, Alpn::Nothing);
         let result = tokio::time::timeout(wanted.upstream.config.connect_timeout, connect).await;
         let error = match result {
             Ok(Ok(stream)) => {
@@ -368,27 +423,14 @@ pub async fn raw(
         }
         worker.metrics.upstream_retries.increment(1);
         tried.push(member.address);
+        last = Some(error);
     }
-}
-
-fn kept(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>, key: &Key) -> Option<Connection> {
-    let mut pools = worker.pools.h1.borrow_mut();
-    let idle = pools.get_mut(key)?;
-    // The one used last is the least likely to have been closed meanwhile.
-    while let Some(h1) = idle.pop_back() {
-        if h1.sender.is_ready() {
-            h1.link.attribute(wanted.session, wanted.index);
-            h1.link.reused.set(true);
-            let kind = LeaseKind::H1 { sender: None, upgraded: Some(h1.upgraded), body: None };
-            return Some(Connection::H1(h1.sender, lease(worker, wanted, member, key.clone(), h1.link, kind)));
-        }
-    }
-    None
 }
 
 fn shared(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>, key: &Key) -> Option<Connection> {
     let pools = worker.pools.h2.borrow();
-    let h2 = pools.get(key)?.iter().find(|h2| !h2.closed.get() && h2.open.get() < H2_STREAMS_MAX)?;
+    let usable = |h2: &H2| !h2.closed.get() && h2.open.get() < H2_STREAMS_MAX;
+    let (_, h2) = pools.iter().find(|(known, h2)| known == key && usable(h2))?;
     h2.open.set(h2.open.get() + 1);
     let kind = LeaseKind::H2 { open: h2.open.clone(), stream: Cell::new(None) };
     let lease = lease(worker, wanted, member, key.clone(), h2.link.clone(), kind);
@@ -473,7 +515,7 @@ async fn new_h2(
     let kind = LeaseKind::H2 { open: open.clone(), stream: Cell::new(None) };
     let lease = lease(worker, wanted, member, key.clone(), link.clone(), kind);
     let shared = H2 { sender: sender.clone(), link, open, closed, idle_since_us: worker.coarse_now_us() };
-    worker.pools.h2.borrow_mut().entry(key).or_default().push(shared);
+    worker.pools.h2.borrow_mut().push((key, shared));
     Ok(Connection::H2(sender, lease))
 }
 

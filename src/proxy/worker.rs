@@ -186,7 +186,8 @@ fn enforce_times(session: &Session, setup: &Setup, now_us: i64) {
         let age_us = now_us - exchange.measured.started_at_us;
         let still_us = now_us - exchange.active_at_us.max(exchange.measured.started_at_us);
         if !exchange.described {
-            if age_us > micros(limits.header_read_timeout) {
+            // What the engine has refused by itself was never described.
+            if !exchange.sent_done && age_us > micros(limits.header_read_timeout) {
                 cut = cut.or(Some(Cut::HeadTimeout));
             }
             return;

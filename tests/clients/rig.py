@@ -119,7 +119,9 @@ class Rig:
         self.certificate, self.key = self.folder / "certificate.pem", self.folder / "key.pem"
         names = "subjectAltName=DNS:localhost,DNS:a.test,IP:127.0.0.1"
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost".split()
-        subprocess.run([*command, "-addext", names, "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
+        # not an authority: clients that verify strictly take no authority's certificate for a server's
+        leaf = "basicConstraints=critical,CA:FALSE"
+        subprocess.run([*command, "-addext", names, "-addext", leaf, "-keyout", self.key, "-out", self.certificate], check=True, capture_output=True)
 
     def start(self, *command, **options):
         log = open(self.folder / f"{pathlib.Path(command[0]).name}.log", "ab")

@@ -278,7 +278,7 @@ def converse(port, case):
         while b"\r\n\r\n" not in got:
             got += sock.recv(1 << 16) or exit_early(got)
         head, got = got.split(b"\r\n\r\n", 1)
-        fields = sorted(re.findall(rb"(?im)^(sec-websocket-[a-z]+: [^\r]*)", head.replace(b"\r\n", b"\n")), key=bytes.lower)
+        fields = sorted(re.findall(rb"(?im)^(sec-websocket-[a-z]+: [^\r\n]*)", head.replace(b"\r\n", b"\n")), key=bytes.lower)
         verdict = head.split(b"\r\n")[0], [f.lower() for f in fields]
         # A server that fails the connection stops reading: sending goes on beside reading and may end in an error.
         sender = concurrent.futures.ThreadPoolExecutor(1)

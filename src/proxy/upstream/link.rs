@@ -16,6 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::meter::{Direction, H2Meter, Tally, Violation};
 use crate::proxy::session::Session;
+use crate::proxy::stream::{SMALL_WRITE_BYTES, gather};
 use crate::units::Column;
 
 /// For whom a connection moves octets.
@@ -157,6 +158,11 @@ impl AsyncWrite for CountedTcp {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let mut whole = [0; SMALL_WRITE_BYTES];
+        let bytes = parts.iter().map(|part| part.len()).sum();
+        if let Some(whole) = gather(parts, bytes, &mut whole) {
+            return self.poll_write(cx, whole);
+        }
         let n = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, parts))?;
         each_written(parts, n, |bytes| self.link.moved(Column::UpstreamSent, bytes));
         Poll::Ready(Ok(n))
