@@ -28,7 +28,6 @@ use tokio::net::TcpListener;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
-use crate::cli::HealthArgs;
 use crate::proxy::Node;
 
 /// Connections served at once; more wait in the kernel's queue.
@@ -139,8 +138,7 @@ fn typed(status: StatusCode, kind: &'static str, body: String) -> Response<Full<
 }
 
 /// `weir health`: asks a running process whether it is ready. For containers that hold no shell.
-pub fn health(args: &HealthArgs) -> anyhow::Result<()> {
-    let address: SocketAddr = args.admin;
+pub fn health(address: SocketAddr) -> anyhow::Result<()> {
     let timeout = Duration::from_secs(3);
     let mut stream =
         TcpStream::connect_timeout(&address, timeout).with_context(|| format!("nothing answers on {address}"))?;

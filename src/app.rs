@@ -44,6 +44,10 @@ pub(crate) struct App {
     /// Where the configuration came from, if from a file.
     file: Option<PathBuf>,
     log: control::LogHandle,
+    /// Ours until the last record is shipped: nobody takes it for a dead one before.
+    epoch: Arc<EpochDir>,
+    /// New connections are turned away for want of memory.
+    memory_full: bool,
 }
 
 /// `weir check`: the configuration and all it names.
@@ -100,6 +104,8 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
         sockets,
         file,
         log,
+        epoch: epoch.clone(),
+        memory_full: false,
     };
     app.take_over_dead_epochs();
     app.start_workers(&epoch)?;
@@ -168,7 +174,8 @@ fn start_log(config: &Config) -> anyhow::Result<control::LogHandle> {
     let filter = EnvFilter::try_new(&config.log.filter).context("log.filter")?;
     let (filter, handle) = tracing_subscriber::reload::Layer::new(filter);
     let registry = tracing_subscriber::registry().with(filter);
-    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false);
+    let colours = std::io::IsTerminal::is_terminal(&std::io::stderr());
+    let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_ansi(colours).with_target(false);
     match config.log.format {
         LogFormat::Text => registry.with(lines).try_init(),
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),

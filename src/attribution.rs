@@ -91,7 +91,8 @@ impl Attributor {
             .map(|route| Attribution {
                 account: route.account.as_deref().map_or_else(|| fallback.account.clone(), Arc::from),
                 endpoint: route.endpoint.as_deref().map_or_else(|| fallback.endpoint.clone(), Arc::from),
-                rule: if route.account.is_some() { Arc::from("route") } else { fallback.rule.clone() },
+                // A route that says nothing of its own has its listener's account.
+                rule: if route.account.as_deref() == account { fallback.rule.clone() } else { Arc::from("route") },
             })
             .collect();
         Self { rules, routes, fallback }

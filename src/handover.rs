@@ -113,6 +113,11 @@ impl Sockets {
             .collect()
     }
 
+    /// Lets go of the traffic sockets: without a successor nobody listens there any more.
+    pub fn close_traffic(&mut self) {
+        self.open.retain(|name, _| name == ADMIN);
+    }
+
     /// The operator's socket.
     pub fn admin(&self) -> io::Result<Option<TcpListener>> {
         self.open.get(ADMIN).map(TcpListener::try_clone).transpose()

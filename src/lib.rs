@@ -25,6 +25,6 @@ pub mod shipper;
 
 pub mod app;
 pub mod cli;
-// pub mod demo;
+pub mod demo;
 pub mod events;
 pub mod handover;

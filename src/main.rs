@@ -22,8 +22,8 @@ fn main() -> ExitCode {
             Err(text) => return wrong(&text),
         },
         Command::Events(args) => weir::events::run(&args),
-        Command::Demo(_) => Ok(()),
-        Command::Health(args) => weir::admin::health(&args),
+        Command::Demo(args) => weir::demo::run(&args),
+        Command::Health(args) => weir::admin::health(args.admin),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

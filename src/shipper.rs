@@ -155,7 +155,7 @@ impl Work {
         if stream.reader.next_seq() != first_seq {
             stream.reader = Reader::open(stream.source.shared.directory(), first_seq)?;
         }
-        let records = self.read(stream)?;
+        let records = self.read(stream, u64::MAX)?;
         let next_seq = stream.reader.next_seq();
         if let Some(sink) = &mut self.sink
             && !records.is_empty()
@@ -183,9 +183,9 @@ impl Work {
         Ok(records.len())
     }
 
-    /// Reads a batch of consecutive records; what is damaged is named and passed over.
-    fn read(&self, stream: &mut Stream) -> Result<Vec<Vec<u8>>, journal::Error> {
-        let limit = stream.source.shared.synced_seq();
+    /// Reads a batch of consecutive records below `end`; what is damaged is named and passed over.
+    fn read(&self, stream: &mut Stream, end: u64) -> Result<Vec<Vec<u8>>, journal::Error> {
+        let limit = stream.source.shared.synced_seq().min(end);
         let mut records = Vec::new();
         let mut bytes = 0;
         while records.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
@@ -208,26 +208,26 @@ impl Work {
 
     /// Without a sink: gives the oldest records up when the budget is nearly used.
     fn keep(&self, stream: &mut Stream) -> Result<usize, Box<dyn std::error::Error>> {
-        if self.budget.used() * 100 <= self.budget.max() * KEEP_PERCENT
-            || stream.source.dead.is_some() && self.streams.len() > 1
-        {
+        if self.has_room() {
             return Ok(0);
         }
+        // Whole segments only: what can still be read is not lost.
+        let shared = &stream.source.shared;
+        let end = match shared.oldest_segment_end()? {
+            Some(end) => end,
+            None if stream.source.dead.is_some() => shared.published_seq(),
+            None => return Ok(0),
+        };
         let mut loss = Loss::default();
         loop {
-            let records = self.read(stream)?;
+            let records = self.read(stream, end)?;
             if records.is_empty() {
                 break;
             }
             records.iter().for_each(|record| loss.add(record));
             stream.cursor.advance(stream.reader.next_seq())?;
-            if stream.source.shared.release_through(&stream.cursor)?.bytes > 0 {
-                break;
-            }
-            if self.budget.used() * 100 <= self.budget.max() * KEEP_PERCENT {
-                break;
-            }
         }
+        stream.source.shared.release_through(&stream.cursor)?;
         if loss.records > 0 {
             info!(records = loss.records, "journal_bytes_max is reached: the oldest records go, their sum is stated");
             self.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
@@ -235,11 +235,12 @@ impl Work {
         Ok(0)
     }
 
-    /// A dead epoch whose every record the sink has taken is history.
+    fn has_room(&self) -> bool {
+        self.budget.used() * 100 <= self.budget.max() * KEEP_PERCENT
+    }
+
+    /// A dead epoch whose every record the sink has taken (or, without one, that had to be given up) is history.
     fn remove_shipped_epochs(&mut self) {
-        if self.sink.is_none() {
-            return;
-        }
         let mut at = 0;
         while at < self.streams.len() {
             let stream = &self.streams[at];

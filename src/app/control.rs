@@ -185,7 +185,7 @@ impl App {
     }
 
     /// Says whether new sessions could be recorded.
-    fn watch_journal(&self) {
+    fn watch_journal(&mut self) {
         let refuse = self.node.setup().config.journal.on_full == OnFull::Refuse;
         let healths: Vec<Health> = self.sockets.workers.iter().map(|worker| worker.shared.health()).collect();
         let full = healths.contains(&Health::Full);
@@ -201,7 +201,19 @@ impl App {
             info!("the journal can be written again");
         }
         self.node.set_journal_ready(ready);
-        self.node.set_accepting(!(full && refuse));
+        let memory_full = self.memory_is_full();
+        self.node.set_accepting(!(full && refuse) && !memory_full);
+    }
+
+    /// Buffers of all connections together are bounded by what the process holds: over the limit, new connections are
+    /// turned away until some end.
+    fn memory_is_full(&mut self) -> bool {
+        let limit = self.node.setup().config.limits.buffer_bytes_max;
+        let full = private_bytes().is_some_and(|bytes| bytes > limit);
+        if full != std::mem::replace(&mut self.memory_full, full) {
+            warn!(full, buffer_bytes_max = limit, "memory for buffers");
+        }
+        full
     }
 
     /// True if the successor serves; false if it does not and this process goes on.
@@ -222,6 +234,7 @@ impl App {
     /// Lets sessions end by themselves until the deadline, then cuts them. True if none had to be cut.
     async fn drain(&mut self) -> bool {
         self.node.drain();
+        self.sockets.close_traffic();
         let timeout = self.node.setup().config.limits.drain_timeout;
         let deadline = Instant::now() + timeout;
         self.go(Stage::Drain);
@@ -258,8 +271,17 @@ impl App {
         }
         self.keeper.stop();
         self.shipper.stop();
+        drop(self.epoch);
         info!(drained, "ended");
     }
+}
+
+/// Memory of the process that is not a file's: `/proc/self/statm`, resident less shared.
+fn private_bytes() -> Option<usize> {
+    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
+    let mut pages = text.split(' ').skip(1).map(|pages| pages.parse::<usize>().ok());
+    let (resident, shared) = (pages.next()??, pages.next()??);
+    Some(resident.saturating_sub(shared) * rustix::param::page_size())
 }
 
 fn modified(path: &Path) -> Option<(PathBuf, SystemTime)> {

@@ -3,12 +3,11 @@
 use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::LocalSet;
 use tracing::error;
 
 use crate::clock::Clock;
@@ -16,7 +15,10 @@ use crate::handover::Listening;
 use crate::ids::IdSource;
 use crate::journal::{EpochDir, Shared, Writer};
 use crate::metrics::Metrics;
-use crate::proxy::{Node, Recorder, Worker, accept};
+use crate::proxy::{Node, Recorder, Worker, accept, spawn};
+
+/// How long a drain waits for an HTTP/1 client's next request, to be answered with `connection: close`.
+const ASK_GRACE: Duration = Duration::from_secs(1);
 
 /// How far a worker has been told to go.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -92,14 +94,12 @@ pub fn start(parts: Parts) -> anyhow::Result<Handle> {
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
-            let local = LocalSet::new();
-            let worker = local.block_on(&runtime, run(parts, stages));
+            let worker = runtime.block_on(run(parts, stages));
             // What still runs is dropped here; each session writes its close as it goes.
-            drop(local);
+            drop(runtime);
             if let Some(worker) = worker {
                 worker.close();
             }
-            runtime.shutdown_background();
         })
         .context("cannot start a worker's thread")?;
     Ok(Handle { stage, shared, thread })
@@ -123,9 +123,9 @@ async fn run(parts: Parts, mut stages: watch::Receiver<Stage>) -> Option<Rc<Work
             // An error means that the process's control is gone: stop too.
             if stages.wait_for(|stage| *stage >= Stage::Drain).await.is_err() {}
         };
-        accepting.push(tokio::task::spawn_local(accept(worker.clone(), listening.name, listener, stop)));
+        accepting.push(spawn(accept(worker.clone(), listening.name, listener, stop)));
     }
-    let sweep = tokio::task::spawn_local(worker.clone().run());
+    let sweep = spawn(worker.clone().run());
     if stages.wait_for(|stage| *stage >= Stage::Drain).await.is_err() {
         error!("a worker lost its control: it drains");
     }
@@ -134,11 +134,12 @@ async fn run(parts: Parts, mut stages: watch::Receiver<Stage>) -> Option<Rc<Work
             error!(%error, "accepting ended by a bug");
         }
     }
-    worker.drain();
+    let draining_since = Instant::now();
     let mut cut = false;
     let mut ticks = tokio::time::interval(Duration::from_millis(20));
     while !worker.is_empty() {
         ticks.tick().await;
+        worker.drain(draining_since.elapsed() >= ASK_GRACE);
         if *stages.borrow() == Stage::Cut && !std::mem::replace(&mut cut, true) {
             worker.cut_all();
         }

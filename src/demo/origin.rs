@@ -40,7 +40,8 @@ pub fn start() -> anyhow::Result<Origin> {
     let (ready, started) = mpsc::channel();
     std::thread::Builder::new().name("origin".to_owned()).spawn(move || {
         runtime.block_on(async {
-            let bound = async { Ok((TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?)) };
+            let bound =
+                async { Ok((TcpListener::bind("127.0.0.1:0").await?, TcpListener::bind("127.0.0.1:0").await?)) };
             match bound.await {
                 Ok((http, tcp)) => {
                     let addresses = http.local_addr().and_then(|http| Ok(Origin { http, tcp: tcp.local_addr()? }));

@@ -5,8 +5,8 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,8 +32,8 @@ pub struct Totals {
     pub aborted: AtomicU64,
     /// Requests written whole, upgrades included.
     pub requests: AtomicU64,
-    /// What did not go as it should.
-    pub failures: AtomicU64,
+    /// What did not go as it should, a sentence each.
+    pub failures: Mutex<Vec<String>>,
     /// Octets that `write` took.
     pub written: AtomicU64,
     /// Octets that `read` gave.
@@ -47,6 +47,11 @@ pub struct Totals {
 }
 
 impl Totals {
+    /// Something did not go as it should.
+    pub fn failed(&self, what: String) {
+        self.failures.lock().unwrap_or_else(PoisonError::into_inner).push(what);
+    }
+
     /// True once clients are to come to their end.
     pub fn is_stopping(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
@@ -116,7 +121,9 @@ impl Socket {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Ok(counts) = tcp_counts(&self.tcp) else { return add(&self.totals.failures, 1) };
+        let Ok(counts) = tcp_counts(&self.tcp) else {
+            return self.totals.failed("a socket without counts".to_owned());
+        };
         // The kernel counts a FIN as an octet received.
         let received = counts.bytes_received - u64::from(self.at_end.get());
         add(&self.totals.kernel_received, received);

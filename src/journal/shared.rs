@@ -337,6 +337,11 @@ impl Shared {
         Ok(())
     }
 
+    /// The seq behind the last record of the oldest segment; `None` if it is the one being filled.
+    pub fn oldest_segment_end(&self) -> Result<Option<u64>, Error> {
+        Ok(Names::of(&self.directory)?.effective.get(1).map(|next| next.first_seq))
+    }
+
     /// Frees every segment that lies wholly below `cursor`, which is durable already. One is kept as the spare, the others are removed.
     /// The segment being filled is never freed.
     pub fn release_through(&self, cursor: &Cursor) -> Result<Released, Error> {

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use super::{Direction, H1Meter, H2Meter, Tally, Violation};
+use super::{Burden, Direction, H1Meter, H2Meter, Tally, Violation};
 
 /// `[received app, received body, sent app, sent body]`.
 type Octets = [u64; 4];

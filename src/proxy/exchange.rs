@@ -28,6 +28,8 @@ pub struct Exchange {
     pub sent_done: bool,
     /// Both directions are tunnel payload.
     pub tunnel: bool,
+    /// An HTTP/2 stream that carries a tunnel: it ends like any stream, but the limits in time are a tunnel's.
+    pub stream_tunnel: bool,
     /// The engine has read its head, and the service knows it.
     pub described: bool,
     /// The service has nothing more to send; what a response that only the connection's end ends needs.
@@ -57,6 +59,7 @@ impl Exchange {
             received_done: false,
             sent_done: false,
             tunnel: false,
+            stream_tunnel: false,
             described: false,
             served: false,
             sent_until: 0,

@@ -38,3 +38,29 @@ impl FloodGate {
             || burden.continuations > limits.h2_continuations_max
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn a_second_has_its_budget_and_no_more() {
+        let text = "state_dir = \"/tmp\"\n[limits]\nh2_resets_per_s_max = 10\nh2_continuations_max = 3\n\
+                    [[listeners]]\nname = \"web\"\nlisten = \"127.0.0.1:1\"\nkind = \"http\"\nupstream = \"127.0.0.1:2\"\n";
+        let limits = Config::parse(text, "test", Path::new("/")).unwrap().limits;
+        let gate = FloodGate::default();
+        let resets = |resets| Burden { resets, ..Burden::default() };
+        assert!(!gate.has_news(resets(0)));
+        assert!(gate.has_news(resets(10)));
+        assert!(!gate.is_over(resets(10), 5 * SECOND_US, &limits));
+        assert!(!gate.has_news(resets(10)));
+        assert!(gate.is_over(resets(11), 6 * SECOND_US - 1, &limits), "within the second");
+        let gate = FloodGate::default();
+        assert!(!gate.is_over(resets(10), 5 * SECOND_US, &limits));
+        assert!(!gate.is_over(resets(20), 6 * SECOND_US, &limits), "a new second");
+        assert!(gate.is_over(Burden { continuations: 4, ..resets(20) }, 6 * SECOND_US, &limits));
+    }
+}

@@ -35,7 +35,7 @@ pub enum Answer {
     /// A response.
     Response(Response<ResponseBody>),
     /// The origin has switched protocols (101), or a raw connection stands (CONNECT): after this response, a tunnel.
-    Tunnel(Response<ResponseBody>, Tunnel),
+    Tunnel(Response<ResponseBody>, Box<Tunnel>),
 }
 
 /// Where informational responses (103) of the origin go.
@@ -161,7 +161,7 @@ async fn serve(
         fresh: false,
     };
     if plain_connect {
-        return Box::pin(connect(session, index, &wanted)).await;
+        return Box::pin(connect(session, index, &wanted, body.into_h2())).await;
     }
     prepare_up(session, index, &listener, &setup, &mut parts, upgrade.is_some());
     if websocket_over_h2 {
@@ -234,7 +234,8 @@ async fn answer(
             parts.headers.remove(CONNECTION);
         }
         let response = Response::from_parts(parts, ResponseBody::empty());
-        return Ok(Answer::Tunnel(response, Tunnel { origin, early, stream: tunnel_stream, hold: Hold::Lease(lease) }));
+        let tunnel = Tunnel { origin, early, stream: tunnel_stream, hold: Hold::Lease(lease) };
+        return Ok(Answer::Tunnel(response, Box::new(tunnel)));
     }
     let body = match incoming {
         Incoming::H1(body) => {
@@ -309,7 +310,8 @@ async fn send(
                             drop(lease);
                             request = unsent;
                             let again = Wanted { fresh: true, ..*wanted };
-                            connection = Box::pin(upstream::connection(worker, &again)).await.map_err(Failure::Connect)?;
+                            connection =
+                                Box::pin(upstream::connection(worker, &again)).await.map_err(Failure::Connect)?;
                             continue;
                         }
                         if !state.failed.get() && !state.refused.get() {
@@ -338,13 +340,19 @@ fn name_host(request: &mut Request<RequestBody>, server: &str) {
     }
 }
 
-async fn connect(session: &Rc<Session>, index: u64, wanted: &Wanted<'_>) -> Result<Answer, Refused> {
+async fn connect(
+    session: &Rc<Session>,
+    index: u64,
+    wanted: &Wanted<'_>,
+    stream: Option<h2::RecvStream>,
+) -> Result<Answer, Refused> {
     match upstream::raw(&session.worker, wanted).await {
         Ok((origin, member, in_flight)) => {
             session.sent_to(index, &member.name);
             let response = Response::new(ResponseBody::empty());
             let hold = Hold::Raw(in_flight);
-            Ok(Answer::Tunnel(response, Tunnel { origin, early: Bytes::new(), stream: None, hold }))
+            let tunnel = Tunnel { origin, early: Bytes::new(), stream, hold };
+            Ok(Answer::Tunnel(response, Box::new(tunnel)))
         }
         Err(error) => {
             session.worker.metrics.upstream_failures.increment(1);

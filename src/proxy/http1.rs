@@ -5,14 +5,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::convert::Infallible;
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::io::Write as _;
-use std::pin::pin;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::header::CONNECTION;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body::Body as _;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -27,17 +29,66 @@ use super::stream::AppStream;
 use super::tunnel::{Tunnel, join_session};
 use crate::event::{End, Reason};
 
-/// Serves the session to its end.
-pub async fn serve(session: Rc<Session>, stream: AppStream) {
+/// What the service leaves for the driver.
+#[derive(Default)]
+struct Shared {
+    /// The tunnel that the connection is to become, and its exchange.
+    tunnel: RefCell<Option<(u64, Box<Tunnel>)>>,
+    /// Number of the next request that the engine reads.
+    next_index: Cell<u64>,
+}
+
+/// How far an engine has carried the connection.
+enum Stopped {
+    /// It idles: the engine's buffers can go.
+    Idle,
+    /// It is over, or becomes a tunnel.
+    Over,
+}
+
+/// Serves the session to its end. While the client idles there is no engine, and no buffer.
+pub async fn serve(session: Rc<Session>, mut stream: AppStream) {
+    let shared = Rc::new(Shared::default());
+    loop {
+        let (stopped, back, unread) = Box::pin(run_engine(&session, stream, &shared)).await;
+        stream = back;
+        let has_unread = !unread.is_empty();
+        stream.unread(unread);
+        match stopped {
+            Stopped::Over => break,
+            Stopped::Idle if has_unread => {}
+            Stopped::Idle if session.readable().await => {}
+            Stopped::Idle => break,
+        }
+    }
+    let tunnel = shared.tunnel.borrow_mut().take();
+    if let Some((index, tunnel)) = tunnel
+        && session.cut_reason().is_none()
+    {
+        session.exchange(index, |exchange| exchange.served = true);
+        Box::pin(join_session(&session, &mut stream, Some(index), *tunnel)).await;
+    } else if session.cut_reason() == Some(Cut::HeadTimeout) {
+        session.each_open(|exchange| exchange.ends(End::Timeout, Reason::BadRequest));
+        last_word(&mut stream, StatusCode::REQUEST_TIMEOUT).await;
+    }
+    // TLS has a last word of its own; the socket's is said while lingering.
+    if !session.is_plain()
+        && !session.was_reset()
+        && let Err(error) = stream.shutdown().await
+    {
+        debug!(session = %session.id, %error, "shutdown");
+    }
+}
+
+/// Carries the connection until it ends or idles. Returns the stream, and what was read of it and not used.
+async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared>) -> (Stopped, AppStream, Bytes) {
     let setup = session.worker.setup();
     let limits = &setup.config.limits;
-    let tunnel: Rc<RefCell<Option<(u64, Tunnel)>>> = Rc::default();
-    let next_index = Rc::new(Cell::new(0));
     let service = service_fn({
-        let (session, tunnel) = (session.clone(), tunnel.clone());
+        let (session, shared) = (session.clone(), shared.clone());
         move |request: Request<Incoming>| {
-            let index = next_index.replace(next_index.get() + 1);
-            Box::pin(respond(session.clone(), index, request, tunnel.clone()))
+            let index = shared.next_index.replace(shared.next_index.get() + 1);
+            Box::pin(respond(session.clone(), index, request, shared.clone()))
         }
     });
     let mut builder = http1::Builder::new();
@@ -48,54 +99,36 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
         .max_header_size(limits.header_bytes_max + limits.request_line_bytes_max)
         .max_buf_size((limits.connection_buffer_bytes_max / 2).max(MIN_BUFFER_BYTES));
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
-
     let mut draining = false;
-    loop {
-        let ended = {
-            let mut done = pin!(poll_fn(|cx| connection.poll_without_shutdown(cx)));
-            poll_fn(|cx| {
-                if let Poll::Ready(result) = done.as_mut().poll(cx) {
-                    return Poll::Ready(Some(result));
-                }
-                session.poll_signal(draining, cx).map(|()| None)
-            })
-            .await
-        };
+    let stopped = loop {
+        let ended = poll_fn(|cx| {
+            if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
+                return Poll::Ready(Some(result));
+            }
+            session.poll_signal(draining, cx).map(|()| None)
+        })
+        .await;
         match ended {
             Some(Ok(())) => {
                 // A response that only the connection's end ends is whole where the engine says so.
                 session.each_open(|exchange| exchange.served |= exchange.described && exchange.received_done);
-                break;
+                break Stopped::Over;
             }
             Some(Err(error)) => {
-                ends_by(&session, &error);
-                break;
+                ends_by(session, &error);
+                break Stopped::Over;
             }
-            None if session.cut_reason().is_some() => break,
-            None => {
+            None if session.cut_reason().is_some() => break Stopped::Over,
+            None if session.is_draining() && !draining => {
                 draining = true;
-                std::pin::Pin::new(&mut connection).graceful_shutdown();
+                Pin::new(&mut connection).graceful_shutdown();
             }
+            None if session.take_parking() && !draining => break Stopped::Idle,
+            None => {}
         }
-    }
+    };
     let parts = connection.into_parts();
-    let mut stream = parts.io.into_inner();
-    let tunnel = tunnel.borrow_mut().take();
-    if let Some((index, tunnel)) = tunnel
-        && session.cut_reason().is_none()
-    {
-        stream.unread(parts.read_buf);
-        session.exchange(index, |exchange| exchange.served = true);
-        join_session(&session, &mut stream, Some(index), tunnel).await;
-    } else if session.cut_reason() == Some(Cut::HeadTimeout) {
-        session.each_open(|exchange| exchange.ends(End::Timeout, Reason::BadRequest));
-        last_word(&mut stream, StatusCode::REQUEST_TIMEOUT).await;
-    }
-    if !session.was_reset()
-        && let Err(error) = stream.shutdown().await
-    {
-        debug!(session = %session.id, %error, "shutdown");
-    }
+    (stopped, parts.io.into_inner(), parts.read_buf)
 }
 
 /// The smallest buffer that the engine takes.
@@ -105,19 +138,28 @@ async fn respond(
     session: Rc<Session>,
     index: u64,
     request: Request<Incoming>,
-    tunnel: Rc<RefCell<Option<(u64, Tunnel)>>>,
+    shared: Rc<Shared>,
 ) -> Result<Response<ResponseBody>, Infallible> {
+    let is_http10 = request.version() == Version::HTTP_10;
     let request = request.map(|body| RequestBody::h1(body, session.clone(), index));
     let interim = |status: StatusCode, headers: HeaderMap| session.inject(interim_head(status, &headers));
     match forward(&session, index, request, &interim).await {
-        Answer::Response(response) => {
+        Answer::Response(mut response) => {
+            if session.worker.node.is_draining() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
             if http_body::Body::is_end_stream(response.body()) {
                 session.exchange(index, |exchange| exchange.served = true);
+            }
+            if is_http10 && response.body().size_hint().exact().is_none() {
+                // HTTP/1.0 has no chunks: the end of the connection ends the body. To the engine an HTTP/1.0 response
+                // without a length is one that does not keep the connection, even if the client asked for it.
+                *response.version_mut() = Version::HTTP_10;
             }
             Ok(response)
         }
         Answer::Tunnel(response, to) => {
-            *tunnel.borrow_mut() = Some((index, to));
+            *shared.tunnel.borrow_mut() = Some((index, to));
             Ok(response)
         }
     }

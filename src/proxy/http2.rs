@@ -17,7 +17,8 @@ use super::forward::{Answer, forward};
 use super::pump::{PumpError, pump};
 use super::session::{Cut, Session};
 use super::stream::AppStream;
-use super::tunnel::{StreamIo, join};
+use super::tunnel::{StreamIo, join_stream};
+use super::worker::spawn;
 use crate::event::{End, Reason};
 
 /// Resets of streams that were not served yet, before the connection is cut (rapid reset, CVE-2023-44487).
@@ -58,7 +59,7 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
         .await;
         match accepted {
             Some(Some(Ok((request, respond)))) => {
-                tokio::task::spawn_local(exchange(session.clone(), request, respond));
+                spawn(exchange(session.clone(), request, respond));
             }
             Some(Some(Err(error))) => {
                 ends_by(&session, &error);
@@ -113,8 +114,7 @@ async fn exchange(session: Rc<Session>, request: Request<RecvStream>, respond: S
             let Some(received) = tunnel.stream.take() else { return };
             match respond.into_inner().send_response(response.map(|_| ()), false) {
                 Ok(sent) => {
-                    session.exchange(index, |exchange| exchange.served = true);
-                    join(&session, &mut StreamIo::new(received, sent), tunnel).await;
+                    join_stream(&session, index, &mut StreamIo::new(received, sent), *tunnel).await;
                     Ok(())
                 }
                 Err(error) => Err(PumpError::Stream(error)),
@@ -159,6 +159,8 @@ fn ends_by(session: &Session, error: &h2::Error) {
     } else {
         if error.reason() == Some(Code::ENHANCE_YOUR_CALM) {
             session.worker.metrics.floods.increment(1);
+            session.ends(End::ProtocolError, Reason::Limited);
+            return session.cut(Cut::Flood);
         }
         session.ends(End::ProtocolError, Reason::BadRequest);
     }

@@ -7,7 +7,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 /// The kernel's counts of one connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,7 +22,7 @@ pub struct TcpCounts {
     pub bytes_sent: u64,
     /// Octets retransmitted.
     pub bytes_retrans: u64,
-    /// Octets written by us and not sent yet.
+    /// Octets written by us and not sent yet, our FIN included.
     pub notsent_bytes: u64,
     /// Octets received and not read by us yet.
     pub unread_bytes: u64,
@@ -30,6 +30,7 @@ pub struct TcpCounts {
 
 /// `TCP_CLOSE`: nothing more will come or go.
 pub const STATE_CLOSE: u8 = 7;
+const STATE_FIN_WAIT1: u8 = 4;
 const STATE_TIME_WAIT: u8 = 6;
 const STATE_CLOSE_WAIT: u8 = 8;
 const STATE_LAST_ACK: u8 = 9;
@@ -38,7 +39,10 @@ const STATE_CLOSING: u8 = 11;
 impl TcpCounts {
     /// Octets that we wrote, as the kernel sees it.
     pub fn written(&self) -> u64 {
-        (self.bytes_sent + self.notsent_bytes).saturating_sub(self.bytes_retrans)
+        // Our FIN is the last of what is not sent yet; once sent, it is not counted.
+        let fin_waits =
+            self.notsent_bytes > 0 && matches!(self.state, STATE_FIN_WAIT1 | STATE_LAST_ACK | STATE_CLOSING);
+        (self.bytes_sent + self.notsent_bytes).saturating_sub(self.bytes_retrans + u64::from(fin_waits))
     }
 
     /// The state says that the client's FIN has come.
@@ -73,9 +77,35 @@ struct TcpInfo {
     bytes_retrans: u64,
 }
 
-/// Reads the kernel's counts. One `getsockopt` and one `ioctl`.
+/// How often the counts are read again because octets came in between.
+const LOOKS_MAX: usize = 8;
+
+/// Reads the kernel's counts, all of one moment: what is unread is asked before and after the rest, and all of it again
+/// where octets came in between.
 pub fn tcp_counts(socket: impl AsFd) -> io::Result<TcpCounts> {
     let fd = socket.as_fd();
+    let mut unread_bytes = rustix::io::ioctl_fionread(fd)?;
+    let mut looks = 0;
+    loop {
+        let info = tcp_info(fd)?;
+        let before = std::mem::replace(&mut unread_bytes, rustix::io::ioctl_fionread(fd)?);
+        looks += 1;
+        if before != unread_bytes && looks < LOOKS_MAX {
+            continue;
+        }
+        return Ok(TcpCounts {
+            state: info.state,
+            bytes_received: info.bytes_received,
+            bytes_acked: info.bytes_acked,
+            bytes_sent: info.bytes_sent,
+            bytes_retrans: info.bytes_retrans,
+            notsent_bytes: u64::from(info.notsent_bytes),
+            unread_bytes,
+        });
+    }
+}
+
+fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
     let mut info = MaybeUninit::<TcpInfo>::zeroed();
     let mut length = size_of::<TcpInfo>() as libc::socklen_t;
     // SAFETY: `info` is valid for `length` bytes and the kernel writes at most that many.
@@ -86,16 +116,7 @@ pub fn tcp_counts(socket: impl AsFd) -> io::Result<TcpCounts> {
         return Err(io::Error::last_os_error());
     }
     // SAFETY: every bit pattern is a valid TcpInfo, and what the kernel did not write is zero.
-    let info = unsafe { info.assume_init() };
-    Ok(TcpCounts {
-        state: info.state,
-        bytes_received: info.bytes_received,
-        bytes_acked: info.bytes_acked,
-        bytes_sent: info.bytes_sent,
-        bytes_retrans: info.bytes_retrans,
-        notsent_bytes: u64::from(info.notsent_bytes),
-        unread_bytes: rustix::io::ioctl_fionread(fd)?,
-    })
+    Ok(unsafe { info.assume_init() })
 }
 
 /// Octets written by us and not acknowledged yet, a FIN included (`SIOCOUTQ`). One cheap `ioctl`.

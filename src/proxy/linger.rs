@@ -9,31 +9,43 @@ use std::time::Duration;
 
 use rustix::net::{Shutdown, shutdown};
 use tokio::time::{Instant, sleep_until};
+use tracing::debug;
 
 use super::kernel;
-use super::session::Session;
+use super::session::{Cut, Session};
 use crate::units::Column;
 
 /// How often the acknowledgement is looked for while nothing else happens.
 const LOOK: Duration = Duration::from_millis(5);
+/// How many times the limit it lasts at most, however slowly the client takes what is left.
+const SLOW_FACTOR: u32 = 60;
 
 /// Shuts our side down and reads (and counts) what still comes, until everything is acknowledged and the client's
-/// side is at its end, or `limit` has passed.
+/// side is at its end, or nothing was acknowledged for `limit`. A client that takes its answer slowly takes it.
 pub async fn linger(session: &Session, limit: Duration) {
-    if shutdown(&*session.tcp().borrow(), Shutdown::Write).is_err() {
-        // ENOTCONN: the connection is over already; there is nothing to wait for.
-        return;
+    if let Err(error) = shutdown(&*session.tcp().borrow(), Shutdown::Write) {
+        // ENOTCONN: both sides have ended already. What came before the client's end can still be read, and counts.
+        debug!(session = %session.id, %error, "shutdown");
     }
-    let deadline = Instant::now() + limit;
+    let mut deadline = Instant::now() + limit;
+    let last = Instant::now() + limit * SLOW_FACTOR;
+    let mut unacked = u64::MAX;
     let mut at_end = session.at_eof();
+    // A flood is left where it is: the client gets time to read why it was cut, and a full socket to write into.
+    let is_flood = session.cut_reason() == Some(Cut::Flood);
     let mut look = LOOK;
     loop {
-        if at_end && all_acknowledged(session) {
+        let left = unacknowledged(session);
+        if at_end && left == 0 {
             return;
+        }
+        // What is left when the drain's deadline passes is left.
+        if left < std::mem::replace(&mut unacked, left) && session.cut_reason() != Some(Cut::Drain) {
+            deadline = last.min(Instant::now() + limit);
         }
         let wake_at = deadline.min(Instant::now() + look);
         look = (look * 2).min(Duration::from_millis(100));
-        if at_end {
+        if at_end || is_flood {
             sleep_until(wake_at).await;
         } else {
             let timer = sleep_until(wake_at);
@@ -55,9 +67,11 @@ pub async fn linger(session: &Session, limit: Duration) {
     }
 }
 
-fn all_acknowledged(session: &Session) -> bool {
+/// Octets that the client has not acknowledged; 0 where it never will.
+fn unacknowledged(session: &Session) -> u64 {
     match kernel::tcp_counts(&*session.tcp().borrow()) {
-        Ok(counts) => counts.state == kernel::STATE_CLOSE || counts.bytes_acked >= session.value(Column::SentWire),
-        Err(_) => true,
+        Ok(counts) if counts.state == kernel::STATE_CLOSE => 0,
+        Ok(counts) => session.value(Column::SentWire).saturating_sub(counts.bytes_acked),
+        Err(_) => 0,
     }
 }

@@ -24,7 +24,7 @@ use super::proxy_protocol::{self, Parsed, ProxyHeader};
 use super::session::{Identity, Session};
 use super::setup::ListenerSetup;
 use super::stream::{AppStream, Transport, WireStream};
-use super::worker::Worker;
+use super::worker::{Worker, spawn};
 use super::{http1, http2, tcp, tls};
 use crate::attribution::Facts;
 use crate::config::{ListenerKind, ProxyProtocolIn};
@@ -89,7 +89,7 @@ fn admit(worker: &Rc<Worker>, name: &Arc<str>, tcp: TcpStream, peer: SocketAddr)
         worker.metrics.sessions_refused.increment(1);
         return;
     };
-    tokio::task::spawn_local(async move {
+    spawn(async move {
         serve(&session, listener).await;
         session.finish().await;
     });
@@ -99,7 +99,7 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
     let setup = session.worker.setup();
     let limits = &setup.config.limits;
     // Nothing is allocated for a client that has said nothing: a readable socket, or the sweep, comes first.
-    if listener.config.kind == ListenerKind::Http && !readable(session).await {
+    if listener.config.kind == ListenerKind::Http && !session.readable().await {
         session.attribute_by(&listener, None);
         return;
     }
@@ -113,7 +113,7 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
         }
     };
     if listener.config.kind == ListenerKind::TlsPassthrough {
-        return tcp::passthrough(session, &listener, early).await;
+        return Box::pin(tcp::passthrough(session, &listener, early)).await;
     }
     let transport = match &listener.tls {
         None => Transport::Plain(WireStream::new(session.clone())),
@@ -122,7 +122,7 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
             let accept =
                 TlsAcceptor::from(config.clone()).accept(WireStream::replaying(early.clone(), session.clone()));
             let accepted = tokio::select! {
-                accepted = timeout(limits.tls_handshake_timeout, accept) => accepted,
+                accepted = timeout(limits.tls_handshake_timeout, Box::pin(accept)) => accepted,
                 () = session.cut_signal() => return session.attribute_by(&listener, None),
             };
             match accepted {
@@ -147,47 +147,16 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
     let mut stream = AppStream::new(transport, session.clone());
     let early = if session.is_plain() { early } else { Bytes::new() };
     if listener.config.kind == ListenerKind::Tcp {
-        return tcp::terminated(session, &listener, stream, early).await;
+        return Box::pin(tcp::terminated(session, &listener, stream, early)).await;
     }
     let Ok(is_h2) = speaks_h2(session, &listener, &mut stream, early).await else {
-        return session.attribute_by(&listener, None);
+        return;
     };
-    session.identify(|identity| identity.protocol = if is_h2 { "h2" } else { "h1" });
-    session.attribute_by(&listener, None);
     session.announce();
     if is_h2 {
-        http2::serve(session.clone(), stream).await;
+        Box::pin(http2::serve(session.clone(), stream)).await;
     } else {
-        http1::serve(session.clone(), stream).await;
-    }
-}
-
-/// Waits for the client's first octet. False if the session is to end without one.
-async fn readable(session: &Rc<Session>) -> bool {
-    let mut draining = false;
-    loop {
-        let ready = poll_fn(|cx| {
-            if let std::task::Poll::Ready(result) = session.tcp().borrow().poll_read_ready(cx) {
-                return std::task::Poll::Ready(Some(result));
-            }
-            session.poll_signal(draining, cx).map(|()| None)
-        })
-        .await;
-        match ready {
-            Some(Ok(())) => return true,
-            Some(Err(error)) => {
-                session.failed(&error);
-                return false;
-            }
-            None if session.cut_reason().is_some() => return false,
-            // A drain: a client that has said nothing is owed nothing.
-            None => {
-                draining = true;
-                if session.is_draining() {
-                    return false;
-                }
-            }
-        }
+        Box::pin(http1::serve(session.clone(), stream)).await;
     }
 }
 
@@ -208,11 +177,12 @@ async fn read_proxy_header(session: &Rc<Session>, listener: &ListenerSetup, limi
         loop {
             match proxy_protocol::parse(&received).map_err(io::Error::other)? {
                 Parsed::Header { header, bytes } => {
-                    session.preamble_received(bytes);
+                    session.preamble_is(bytes);
                     learn_proxy(session, &header);
                     return Ok(Bytes::from(received.split_off(bytes)));
                 }
                 Parsed::NotProxy if config.proxy_protocol == ProxyProtocolIn::Optional => {
+                    session.preamble_is(0);
                     return Ok(Bytes::from(received));
                 }
                 Parsed::NotProxy => return Err(io::Error::other("a PROXY header is required")),
@@ -221,6 +191,7 @@ async fn read_proxy_header(session: &Rc<Session>, listener: &ListenerSetup, limi
             if read_more(session, &mut received).await? == 0 {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
+            session.preamble_is(received.len());
         }
     };
     match timeout(limit, read).await {
@@ -271,7 +242,8 @@ fn learn_tls(identity: &mut Identity, connection: &rustls::ServerConnection) {
     }
 }
 
-/// What the client speaks: by ALPN, else by its first octets. Never waits for more octets than decide.
+/// What the client speaks: by ALPN, else by its first octets. Never waits for more octets than decide. The session knows
+/// who it is before its meter is shown any octet: a request begins with what is known then.
 async fn speaks_h2(
     session: &Rc<Session>,
     listener: &ListenerSetup,
@@ -279,15 +251,12 @@ async fn speaks_h2(
     early: Bytes,
 ) -> io::Result<bool> {
     if let Some(alpn) = stream.alpn() {
-        if alpn == b"h2" && listener.config.http2 {
-            session.meter_h2();
-            return Ok(true);
-        }
-        session.meter_h1();
-        return Ok(false);
+        let is_h2 = alpn == b"h2" && listener.config.http2;
+        session.speaks(listener, is_h2);
+        return Ok(is_h2);
     }
     if !listener.config.http2 {
-        session.meter_h1();
+        session.speaks(listener, false);
         stream.replay(early);
         return Ok(false);
     }
@@ -306,29 +275,37 @@ async fn speaks_h2(
     };
     let limit = session.worker.setup().config.limits.header_read_timeout;
     let peeked = tokio::select! {
-        peeked = timeout(limit, peek) => peeked,
-        () = session.cut_signal() => return Err(io::ErrorKind::Interrupted.into()),
+        peeked = timeout(limit, peek) => Some(peeked),
+        () = session.cut_signal() => None,
     };
-    let timed_out = peeked.is_err();
-    if let Ok(Err(error)) = peeked {
-        session.failed(&error);
-    }
     let is_h2 = first.starts_with(H2_PREFACE);
-    if is_h2 {
-        session.meter_h2();
-    } else {
-        session.meter_h1();
-    }
+    session.speaks(listener, is_h2);
     stream.replay(Bytes::from(first));
-    if timed_out {
-        session.worker.metrics.timeouts.increment(1);
-        session.ends(End::Timeout, Reason::Unspecified);
-        return Err(io::ErrorKind::TimedOut.into());
+    match peeked {
+        Some(Ok(Ok(()))) => {}
+        Some(Ok(Err(error))) => session.failed(&error),
+        Some(Err(_)) => {
+            session.worker.metrics.timeouts.increment(1);
+            session.ends(End::Timeout, Reason::Unspecified);
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        None => return Err(io::ErrorKind::Interrupted.into()),
     }
     Ok(is_h2)
 }
 
 impl Session {
+    /// The protocol is known, and with it everything that the connection itself tells of its client.
+    fn speaks(&self, listener: &ListenerSetup, is_h2: bool) {
+        self.identify(|identity| identity.protocol = if is_h2 { "h2" } else { "h1" });
+        self.attribute_by(listener, None);
+        if is_h2 {
+            self.meter_h2();
+        } else {
+            self.meter_h1();
+        }
+    }
+
     /// Decides the account by what is known of the connection itself. A proxy's own health check stays nobody's.
     pub fn attribute_by(&self, listener: &ListenerSetup, route: Option<usize>) {
         if self.is_health_check() {

@@ -38,9 +38,10 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+pub use kernel::{TcpCounts, tcp_counts};
 pub use listener::accept;
 pub use node::{Node, SessionRow};
 pub use recorder::Recorder;
 pub use recovery::close_estate;
 pub use setup::{Error as SetupError, Setup};
-pub use worker::Worker;
+pub use worker::{Worker, spawn};

@@ -118,11 +118,6 @@ impl Measured {
         self.slot.set_outcome(outcome(verdict));
     }
 
-    /// When it was last recorded, µs.
-    pub fn recorded_at_us(&self) -> i64 {
-        self.recorded_at_us.get()
-    }
-
     /// Bytes moved that no record states yet.
     pub fn has_news(&self) -> bool {
         self.totals() != self.slot.recorded()

@@ -57,6 +57,8 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
         let stated = record.totals();
         estate.slot.restate(later.seq, &stated);
     }
+    // Killed before it was announced: its opening is still owed.
+    let unopened = kind == Kind::Session && estate.recorded_seq.is_none() && estate.later_record.is_none();
     metrics.records_recovered.increment(1);
     let decided = verdict(estate.outcome);
     // What had ended already, and only waited for its last acknowledgement, keeps its own verdict.
@@ -69,6 +71,9 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
     let measured = Measured::recovered(estate.slot, kind, started_at_us, died_us);
     if totals_of(kind, estate.totals).checked_sub(&estate.recorded).is_none() {
         warn!(totals = ?estate.totals, recorded = ?estate.recorded, "a slot counts less than was recorded: it was older on the disk");
+    }
+    if unopened {
+        recorder.open(&measured);
     }
     recorder.close(measured, Facts { verdict, uncertain_bytes, ..Facts::default() });
 }

@@ -56,6 +56,8 @@ pub enum Cut {
     Flood,
     /// The drain's deadline has passed.
     Drain,
+    /// The client has reset while nobody read from it or wrote to it.
+    Gone,
 }
 
 /// What the HTTP meter of a session is.
@@ -147,6 +149,8 @@ pub struct Session {
     /// When it was last asked for a checkpoint, µs.
     pub checkpointed_at_us: Cell<i64>,
     injected: RefCell<VecDeque<Bytes>>,
+    parking: Cell<bool>,
+    parked: Cell<bool>,
 }
 
 impl Session {
@@ -185,6 +189,8 @@ impl Session {
             metric_sent: Cell::new(0),
             checkpointed_at_us: Cell::new(started_at_us),
             injected: RefCell::default(),
+            parking: Cell::new(false),
+            parked: Cell::new(false),
         });
         worker.adopt(&session);
         Some(session)
@@ -261,9 +267,9 @@ impl Session {
         self.saw_reset.set(true);
     }
 
-    /// Octets read before any engine (PROXY header): wire, not app.
-    pub fn preamble_received(&self, n: usize) {
-        self.preamble_bytes.set(self.preamble_bytes.get() + n as u64);
+    /// So many octets were read before any engine (PROXY header, or what should have been one): wire, not app.
+    pub fn preamble_is(&self, n: usize) {
+        self.preamble_bytes.set(n as u64);
     }
 
     // ---- what the engines read and write -----------------------------------------------------------------------
@@ -459,7 +465,8 @@ impl Session {
         }
         let recorder = &self.worker.recorder;
         for exchange in &exchanges.open {
-            if exchange.measured.has_news() {
+            // Whose it is becomes known with its head: a record before that would charge nobody.
+            if exchange.described && exchange.measured.has_news() {
                 recorder.checkpoint(&exchange.measured, Facts::default());
             }
         }
@@ -497,8 +504,9 @@ impl Session {
 
     /// Asks the session's task to end it when what is open has ended.
     pub fn drain(&self) {
-        self.draining.set(true);
-        self.wake();
+        if !self.draining.replace(true) {
+            self.wake();
+        }
     }
 
     /// True once the session is to take nothing new.
@@ -511,9 +519,28 @@ impl Session {
         self.cut.get()
     }
 
-    /// Ready when the session is cut, or begins to drain and `seen` does not know it yet.
+    /// Asks the session's task to let go of its engine: the client idles.
+    pub fn park(&self) {
+        self.parking.set(true);
+        self.wake();
+    }
+
+    /// True once after [`Session::park`], if the client still idles.
+    pub fn take_parking(&self) -> bool {
+        // What TLS still holds back needs its engine's task to flush it.
+        self.parking.take() && self.is_idle() && !self.tls_unflushed.get()
+    }
+
+    /// Ready when the session is cut, is to park, or begins to drain and `seen_drain` does not know it yet.
     pub fn poll_signal(&self, seen_drain: bool, cx: &mut Context<'_>) -> Poll<()> {
-        if self.cut.get().is_some() || (self.draining.get() && !seen_drain) {
+        if self.parking.get() || (self.draining.get() && !seen_drain) {
+            return Poll::Ready(());
+        }
+        self.poll_cut(cx)
+    }
+
+    fn poll_cut(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.cut.get().is_some() {
             return Poll::Ready(());
         }
         let mut waker = self.waker.borrow_mut();
@@ -521,6 +548,35 @@ impl Session {
             *waker = Some(cx.waker().clone());
         }
         Poll::Pending
+    }
+
+    /// Waits until there is something to read. False if the session is to end without it: cut, or a drain, in which a
+    /// client that says nothing is owed nothing.
+    pub async fn readable(&self) -> bool {
+        self.parked.set(true);
+        let readable = poll_fn(|cx| {
+            // The runtime's word that it is readable may be a false alarm, which only a read clears: a look is one.
+            let mut octet = [0];
+            let look = self.tcp.borrow().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut octet));
+            if let Poll::Ready(result) = look {
+                return Poll::Ready(match result {
+                    Ok(_) => true,
+                    Err(error) => {
+                        self.failed(&error);
+                        false
+                    }
+                });
+            }
+            self.poll_signal(false, cx).map(|()| false)
+        });
+        let readable = readable.await;
+        self.parked.set(false);
+        readable
+    }
+
+    /// It has no engine: nothing is left to let go of.
+    pub fn is_parked(&self) -> bool {
+        self.parked.get()
     }
 
     fn wake(&self) {
@@ -548,6 +604,7 @@ impl Session {
                     Cut::Drain => End::Drain,
                     Cut::Flood => End::ProtocolError,
                     Cut::KeepAlive => End::Done,
+                    Cut::Gone => End::ClientAbort,
                     Cut::HeadTimeout | Cut::Timeout => End::Timeout,
                 },
                 Reason::Unspecified,
@@ -575,7 +632,9 @@ impl Session {
         self.close_exchanges(sent - acked, end);
         let exchanges = self.exchanges.borrow();
         let mut reason = self.reason.get();
-        if exchanges.begun == 0 && reason == Reason::Unspecified && measured.get(Column::UpstreamSent) == 0 {
+        // A tunnel through which only the origin spoke is a customer's too.
+        let upstream = measured.get(Column::UpstreamSent) + measured.get(Column::UpstreamReceived);
+        if exchanges.begun == 0 && reason == Reason::Unspecified && upstream == 0 {
             reason = Reason::NoRequest;
         }
         let audit = match counts {
@@ -628,6 +687,10 @@ impl Session {
             .collect();
         for (mut exchange, charge) in all.into_iter().zip(charges.into_iter().rev()) {
             exchange.conclude(session_end);
+            if charge > 0 && exchange.verdict.end == End::Done {
+                // Wholly written, and not wholly taken.
+                exchange.verdict.end = if session_end == End::Done { End::ClientAbort } else { session_end };
+            }
             self.close_exchange(exchange, charge);
         }
     }
@@ -743,11 +806,6 @@ impl Session {
         self.measured.borrow().as_ref().map_or(0, |measured| measured.get(column))
     }
 
-    /// When the session was last recorded, µs.
-    pub fn recorded_at_us(&self) -> i64 {
-        self.measured.borrow().as_ref().map_or(i64::MAX, Measured::recorded_at_us)
-    }
-
     /// Polls the socket for more from the client, to be thrown away but counted. Ready(false) at its end.
     pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<bool> {
         use tokio::io::{AsyncRead, ReadBuf};
@@ -781,6 +839,11 @@ impl Session {
         self.saw_eof.get()
     }
 
+    /// The kernel knows that the connection is gone, which only a read or a write would tell us.
+    pub fn is_gone(&self) -> bool {
+        kernel::tcp_counts(&*self.tcp.borrow()).is_ok_and(|counts| counts.state == kernel::STATE_CLOSE)
+    }
+
     /// The client has reset, or the socket failed otherwise.
     pub fn was_reset(&self) -> bool {
         self.saw_reset.get()
@@ -794,6 +857,11 @@ impl Session {
     /// HTTP/1.
     pub fn is_h1(&self) -> bool {
         matches!(*self.meter.borrow(), HttpMeter::H1(_))
+    }
+
+    /// HTTP/2, which can say to an idle client that nothing more is taken.
+    pub fn is_h2(&self) -> bool {
+        matches!(*self.meter.borrow(), HttpMeter::H2(_))
     }
 
     /// Nothing is known of the protocol yet, or it is HTTP: the limits for idle HTTP connections hold.
@@ -813,7 +881,7 @@ impl Session {
 
     /// Resolves when the session is cut.
     pub async fn cut_signal(&self) {
-        poll_fn(|cx| self.poll_signal(true, cx)).await;
+        poll_fn(|cx| self.poll_cut(cx)).await;
     }
 
     /// The address that the client connected to.
@@ -886,11 +954,11 @@ impl Tally for Count<'_> {
             self.exchanges.overhead_received += app;
             return;
         };
+        self.session.add(Column::ReceivedBody, body);
         exchange.measured.add(Column::ReceivedApp, app);
         exchange.measured.add(Column::ReceivedBody, body);
         exchange.active_at_us = now_us;
         self.exchanges.sum_received += app;
-        self.session.add(Column::ReceivedBody, body);
     }
 
     fn sent(&mut self, index: Option<u64>, app: u64, body: u64) {
@@ -900,13 +968,13 @@ impl Tally for Count<'_> {
             self.exchanges.overhead_sent += app;
             return;
         };
+        self.session.add(Column::SentBody, body);
         exchange.measured.add(Column::SentApp, app);
         exchange.measured.add(Column::SentBody, body);
         exchange.sent_until = sent_until;
         exchange.unflushed = !plain;
         exchange.active_at_us = now_us;
         self.exchanges.sum_sent += app;
-        self.session.add(Column::SentBody, body);
     }
 
     fn reclaim(&mut self, direction: Direction, index: u64, app: u64) {

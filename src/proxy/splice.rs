@@ -331,7 +331,7 @@ impl Flow {
     fn poll_fill_pipe(&mut self, pipe: Pipe, ends: &Ends<'_>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         let source = ends.source(self.direction).borrow();
         loop {
-            if let Poll::Pending = source.poll_read_ready(cx)? {
+            if source.poll_read_ready(cx)?.is_pending() {
                 self.pipe = Some(pipe);
                 return Poll::Pending;
             }

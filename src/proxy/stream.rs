@@ -178,11 +178,6 @@ impl AppStream {
         }
     }
 
-    /// The session whose octets these are.
-    pub fn session(&self) -> &Rc<Session> {
-        &self.session
-    }
-
     fn poll_transport_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_read(cx, buf),

@@ -3,7 +3,7 @@
 //! Each direction is carried to its own end: a half-close is passed on, the other direction goes on. Where neither side
 //! is TLS or HTTP/2 the kernel moves the octets (`splice.rs`); elsewhere they are copied.
 
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -62,18 +62,51 @@ pub async fn join_session(session: &Rc<Session>, client: &mut AppStream, exchang
     }
 }
 
-/// Carries octets both ways until both sides have ended, one has failed, or the session is cut.
-pub async fn join<C: AsyncRead + AsyncWrite + Unpin>(session: &Rc<Session>, client: &mut C, tunnel: Tunnel) {
+/// Carries octets between one HTTP/2 stream and an origin until both sides have ended, one has failed, or a limit in time
+/// was hit. How it ends is the exchange's end; the session goes on.
+pub async fn join_stream(session: &Session, index: u64, client: &mut StreamIo, tunnel: Tunnel) {
     let Tunnel { mut origin, early, stream: _, hold } = tunnel;
-    let copied = async {
-        if !early.is_empty() {
-            client.write_all(&early).await?;
-            client.flush().await?;
-        }
-        copy_bidirectional_with_sizes(client, &mut origin, BUFFER_BYTES, BUFFER_BYTES).await.map(drop)
-    };
-    until_cut(session, copied).await;
+    session.exchange(index, |exchange| {
+        exchange.served = true;
+        exchange.stream_tunnel = true;
+    });
+    let timed_out = poll_fn(|cx| {
+        let timed_out = session.exchange(index, |exchange| {
+            if !exchange.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                exchange.waker = Some(cx.waker().clone());
+            }
+            exchange.timed_out
+        });
+        if timed_out == Some(true) { Poll::Ready(()) } else { Poll::Pending }
+    });
+    tokio::select! {
+        result = copy(client, &mut origin, early) => if let Err(error) = result {
+            debug!(session = %session.id, stream = index, %error, "tunnel failed");
+            // A client that resets has been taken down for it by the meter.
+            session.exchange(index, |exchange| exchange.ends(End::UpstreamError, Reason::Unspecified));
+        },
+        () = timed_out => {}
+    }
     drop(hold);
+}
+
+/// Carries octets both ways until both sides have ended, one has failed, or the session is cut.
+async fn join(session: &Rc<Session>, client: &mut AppStream, tunnel: Tunnel) {
+    let Tunnel { mut origin, early, stream: _, hold } = tunnel;
+    until_cut(session, copy(client, &mut origin, early)).await;
+    drop(hold);
+}
+
+async fn copy<C: AsyncRead + AsyncWrite + Unpin>(
+    client: &mut C,
+    origin: &mut LinkStream,
+    early: Bytes,
+) -> io::Result<()> {
+    if !early.is_empty() {
+        client.write_all(&early).await?;
+        client.flush().await?;
+    }
+    copy_bidirectional_with_sizes(client, origin, BUFFER_BYTES, BUFFER_BYTES).await.map(drop)
 }
 
 async fn until_cut(session: &Rc<Session>, carried: impl Future<Output = io::Result<()>>) {

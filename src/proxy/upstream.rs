@@ -30,7 +30,7 @@ use super::proxy_protocol;
 use super::pump;
 use super::session::Session;
 use super::setup::UpstreamSetup;
-use super::worker::Worker;
+use super::worker::{Worker, spawn};
 use crate::config::ProxyProtocolOut;
 use crate::ids::Id;
 
@@ -472,7 +472,7 @@ async fn new_h1(
     };
     let (hand_over, upgraded) = oneshot::channel();
     let server = member.name.clone();
-    tokio::task::spawn_local(async move {
+    spawn(async move {
         let done = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
         if let Err(error) = done {
             debug!(%error, %server, "connection to the origin failed");
@@ -506,7 +506,7 @@ async fn new_h2(
     let closed = Rc::new(Cell::new(false));
     let open = Rc::new(Cell::new(1));
     let (server, is_closed) = (member.name.clone(), closed.clone());
-    tokio::task::spawn_local(async move {
+    spawn(async move {
         if let Err(error) = connection.await {
             debug!(%error, %server, "HTTP/2 connection to the origin failed");
         }
@@ -543,7 +543,7 @@ pub async fn send_h2(
     if !no_body {
         let session = session.clone();
         let index = wanted.index;
-        tokio::task::spawn_local(async move {
+        spawn(async move {
             if let Err(error) = pump::pump(body, stream, &session, index).await {
                 debug!(%error, "the request body did not reach the origin whole");
             }

@@ -10,6 +10,9 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+use send_wrapper::SendWrapper;
+use tokio::task::JoinHandle;
+
 use super::node::Node;
 use super::recorder::Recorder;
 use super::session::{Cut, Session};
@@ -22,6 +25,12 @@ use crate::units::Column;
 
 /// Time between two sweeps; limits in time are exact to this.
 pub const SWEEP: Duration = Duration::from_millis(200);
+
+/// A session of which no byte moved for this long, with a request open, is asked whether its client is still there.
+const GONE_AFTER_US: i64 = 1_000_000;
+
+/// An HTTP/1 client that says nothing for this long gets by without an engine's buffers, µs.
+const PARK_AFTER_US: i64 = 1_000_000;
 
 /// One worker thread's state.
 pub struct Worker {
@@ -51,6 +60,12 @@ pub fn with_session(id: Id, visit: impl FnOnce(&Session)) {
     if let Some(session) = session {
         visit(&session);
     }
+}
+
+/// Runs a task on this worker. A session never leaves its thread, and the worker's runtime has only that one: what the
+/// runtime demands of its tasks (`Send`) is checked at each poll instead, which is cheaper than a `LocalSet`.
+pub fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
+    tokio::spawn(SendWrapper::new(task))
 }
 
 impl Worker {
@@ -106,9 +121,11 @@ impl Worker {
         self.sessions.borrow().iter().all(|session| session.strong_count() == 0)
     }
 
-    /// Asks every session to end when what is open in it has ended.
-    pub fn drain(&self) {
-        self.live().iter().for_each(|session| session.drain());
+    /// Asks sessions to end when what is open in them has ended. HTTP/1 can only say so in a response, which it does
+    /// from now on; its client may be asking at this very moment, so unless `h1_too` it is spared.
+    pub fn drain(&self, h1_too: bool) {
+        let ripe = |session: &&Rc<Session>| h1_too || session.is_h2();
+        self.live().iter().filter(ripe).for_each(|session| session.drain());
     }
 
     /// Ends every session: the drain's deadline has passed.
@@ -178,8 +195,14 @@ fn enforce_times(session: &Session, setup: &Setup, now_us: i64) {
         // A drain has its own deadline; a handshake has its own timer.
         if idle_us > micros(limits.keep_alive_timeout) && session.speaks_http() {
             session.cut(Cut::KeepAlive);
+        } else if idle_us > PARK_AFTER_US && session.is_h1() && !session.is_parked() {
+            session.park();
         }
         return;
+    }
+    if idle_us > GONE_AFTER_US && session.is_gone() {
+        // A client that half-closes may still wait for its answer; one that resets does not.
+        return session.cut(Cut::Gone);
     }
     let mut cut = None;
     session.each_open(|exchange| {
@@ -192,7 +215,7 @@ fn enforce_times(session: &Session, setup: &Setup, now_us: i64) {
             }
             return;
         }
-        let late = if exchange.tunnel {
+        let late = if exchange.tunnel || exchange.stream_tunnel {
             still_us > micros(limits.tunnel_idle_timeout)
         } else {
             let total = limits.request_timeout.is_some_and(|total| age_us > micros(total));

@@ -9,6 +9,7 @@ echo), and any path with `Upgrade: raw` (echo of plain bytes).
 """
 
 import codecs
+import functools
 import hashlib
 import json
 import random
@@ -30,6 +31,7 @@ HEAD_MAX_BYTES = 1 << 18
 BLOCK = random.Random(7).randbytes(65521)
 
 
+@functools.lru_cache(16)
 def pattern(size):
     """The `size` bytes that /bytes/N answers with."""
     return (BLOCK * (size // len(BLOCK) + 1))[:size]

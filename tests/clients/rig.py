@@ -29,6 +29,8 @@ class Listener:
     protocol: str = "auto"
     # Instead of `upstream`: another listener of the same weir, spoken to over verified TLS.
     via: str = ""
+    # More lines of the listener's table.
+    more: str = ""
 
 
 class OutOfTime(BaseException):
@@ -116,6 +118,8 @@ class Rig:
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         self.processes, self.weir, self.ports = [], None, {}
+        # A check has ended weir itself.
+        self.weir_ended = False
         self.certificate, self.key = self.folder / "certificate.pem", self.folder / "key.pem"
         names = "subjectAltName=DNS:localhost,DNS:a.test,IP:127.0.0.1"
         command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 30 -subj /CN=localhost".split()
@@ -142,6 +146,8 @@ class Rig:
         text = f'state_dir = "{self.folder}/state"\ncheckpoint_interval_ms = 1000\n[admin]\nlisten = "127.0.0.1:{admin}"\n[limits]\ndrain_timeout_ms = 5000\n{limits}\n'
         for name, listener in listeners.items():
             text += f'\n[[listeners]]\nname = "{name}"\nlisten = "127.0.0.1:{self.ports[name]}"\nkind = "{listener.kind}"\nupstream = "to-{name}"\n'
+            if listener.more:
+                text += listener.more + "\n"
             if listener.tls:
                 text += f'tls = {{ certificate = "{self.certificate}", key = "{self.key}" }}\n'
             server = f"https://localhost:{self.ports[listener.via]}" if listener.via else f"127.0.0.1:{listener.upstream}"
@@ -159,7 +165,7 @@ class Rig:
         if self.weir is None:
             return
         alive = self.weir.poll() is None
-        self.score.check("weir still runs after the checks", alive, f"it ended with {self.weir.returncode}, see {self.folder}")
+        self.score.check("weir still runs after the checks", alive or self.weir_ended, f"it ended with {self.weir.returncode}, see {self.folder}")
         if alive:
             self.weir.send_signal(signal.SIGTERM)
             try:

@@ -21,6 +21,7 @@ FAMILIES = {
     "browser": 60,
     "postgres": 60,
     "h2_conformance": 90,
+    "edges": 60,
     "smuggling": 120,
     "h2_floods": 90,
 }

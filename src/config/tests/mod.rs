@@ -253,7 +253,7 @@ fn every_option_says_when_it_takes_effect() {
             "\"text\"" => "\"json\"".to_string(),
             "\"count\"" => "\"refuse\"".to_string(),
             "\"http\"" | "\"none\"" | "\"off\"" => continue,
-            "\"info\"" => "\"debug\"".to_string(),
+            level if level.starts_with("\"info") => "\"debug\"".to_string(),
             "16777216" => "8388608".to_string(),
             number if number.parse::<u64>().is_ok() => (number.parse::<u64>().unwrap() + 1).to_string(),
             text if text.contains(':') => "\"127.0.0.1:4000\"".to_string(),

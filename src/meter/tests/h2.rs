@@ -176,3 +176,58 @@ proptest! {
         prop_assert_eq!(play_h2(&conversation, &pieces), play_h2(&conversation, &[]));
     }
 }
+
+/// What the client's frames cost, for the frames whole and cut.
+#[track_caller]
+fn burden_of(frames: &[(Direction, Vec<u8>)]) -> Burden {
+    let mut burdens = Vec::new();
+    for piece in [usize::MAX, 1, 8] {
+        let (mut meter, mut recorder) = (H2Meter::new(), Recorder::default());
+        meter.feed_received(PREFACE, &mut recorder);
+        for (direction, bytes) in frames {
+            for bytes in bytes.chunks(piece.min(bytes.len())) {
+                match direction {
+                    Direction::Received => meter.feed_received(bytes, &mut recorder),
+                    Direction::Sent => meter.feed_sent(bytes, &mut recorder),
+                }
+            }
+        }
+        burdens.push(meter.burden());
+    }
+    assert!(burdens.iter().all(|burden| *burden == burdens[0]), "{burdens:?}");
+    burdens[0]
+}
+
+#[test]
+fn frames_that_carry_nothing_are_counted() {
+    const PING: u8 = 6;
+    let control = [
+        received(frame(SETTINGS, 0, 0, b"")),
+        received(frame(PING, 0, 0, b"12345678")),
+        received(frame(2, 0, 1, b"12345")),
+        received(frame(0xfa, 0, 0, b"unknown")),
+        received(frame(HEADERS, 4, 1, b"h")),
+        received(frame(DATA, 0, 1, b"")),
+        // These carry or end something.
+        received(frame(DATA, 0, 1, b"x")),
+        received(frame(DATA, 1, 1, b"")),
+        sent(frame(PING, 1, 0, b"12345678")),
+    ];
+    assert_eq!(burden_of(&control), Burden { resets: 0, control_frames: 5, continuations: 0 });
+    let blocks = [
+        received(frame(HEADERS, 0, 1, b"h")),
+        received(frame(CONTINUATION, 0, 1, b"")),
+        received(frame(CONTINUATION, 4, 1, b"")),
+        received(frame(HEADERS, 0, 3, b"h")),
+        received(frame(CONTINUATION, 4, 3, b"")),
+        received(frame(RST_STREAM, 0, 3, &8_u32.to_be_bytes())),
+    ];
+    assert_eq!(burden_of(&blocks), Burden { resets: 1, control_frames: 0, continuations: 2 });
+}
+
+#[test]
+fn windows_may_be_opened_twice_for_each_data_frame() {
+    let updates = |n| received(frame(WINDOW_UPDATE, 0, 0, &1_u32.to_be_bytes()).repeat(n));
+    let download = [updates(1000), sent(frame(DATA, 0, 1, b"x").repeat(5000)), updates(1024), updates(7)];
+    assert_eq!(burden_of(&download).control_frames, 7);
+}

@@ -3,10 +3,10 @@
 use std::io::Write;
 
 use crate::rig::client::{Client, Cuts, chunked, sized};
-use crate::rig::octets;
 use crate::rig::origin::Origin;
 use crate::rig::process::{Config, Weir};
 use crate::rig::records::Record;
+use crate::rig::{Dice, octets};
 
 fn weir() -> (Origin, Weir) {
     let origin = Origin::http();
@@ -414,4 +414,68 @@ fn checkpoints_of_a_long_request_sum_to_its_close() {
     account.assert_recorded(&records);
     let checkpoints = |kind| records.0.iter().filter(|record| record.is(kind, "checkpoint")).count();
     assert!(checkpoints("request") >= 2 && checkpoints("session") >= 3);
+}
+
+#[test]
+fn any_sequence_of_requests_cut_anywhere_and_ended_anyhow_is_counted_to_the_octet() {
+    let (origin, weir) = weir();
+    let mut accounts = Vec::new();
+    for seed in 0..40 {
+        let mut dice = Dice::new(seed);
+        let mut client = Client::connect(weir.address("web"));
+        let mut pipelined = 0;
+        for n in 0..1 + dice.below(12) {
+            let (size, unique) = (dice.below(3000), format!("{seed}-{n}"));
+            let (bytes, body) = match dice.below(6) {
+                0 => (sized(&format!("/sink/{size}/{unique}"), &octets(size * 7)), size * 7),
+                1 => (chunked(&format!("/sink/{size}/{unique}"), &[size + 1, 1, 2 * size + 3]), 3 * size + 5),
+                2 => (format!("GET /chunked/{size}/{unique} HTTP/1.1\r\nhost: test\r\n\r\n").into_bytes(), 0),
+                3 => (format!("HEAD /bytes/{size}/{unique} HTTP/1.1\r\nhost: test\r\n\r\n").into_bytes(), 0),
+                4 => (format!("GET /status/204/{unique} HTTP/1.1\r\nhost: test\r\n\r\n").into_bytes(), 0),
+                _ => (format!("GET /hints/{size}/{unique} HTTP/1.1\r\nhost: test\r\n\r\n").into_bytes(), 0),
+            };
+            client.request(&bytes, body, [Cuts::Whole, Cuts::Odd(seed)][dice.below(2)]);
+            pipelined += 1;
+            if dice.below(3) > 0 {
+                (0..std::mem::take(&mut pipelined)).for_each(|_| drop(client.response()));
+            }
+        }
+        if dice.below(2) == 0 {
+            client.fin();
+        }
+        (0..pipelined).for_each(|_| drop(client.response()));
+        accounts.push(client.close().account());
+    }
+    let records = weir.settled(accounts.len());
+    for account in &accounts {
+        let (session, requests) = account.assert_recorded(&records);
+        assert_eq!(records.overhead(session), (0, 0), "{}", session.0);
+        requests.iter().for_each(|request| assert_upstream(&origin, request));
+    }
+}
+
+#[test]
+fn a_connect_tunnel_is_one_request_where_it_is_allowed() {
+    let origin = Origin::echo();
+    let weir = Weir::start(&Config::listener("web", "http", origin.address, "allow_connect = true"));
+    let mut client = Client::connect(weir.address("web"));
+    let head = b"CONNECT anywhere:443 HTTP/1.1\r\nhost: anywhere:443\r\n\r\n";
+    client.note_request(head, 0);
+    client.write(head, Cuts::Odd(5));
+    assert_eq!(client.response().status(), 200);
+    let bytes = octets(60_000);
+    client.write(&bytes, Cuts::Whole);
+    assert_eq!(client.reader.octets(bytes.len()), bytes);
+    client.fin();
+    let books = &mut client.exchanges[0];
+    books.received_app += bytes.len() as u64;
+    books.received_body += bytes.len() as u64;
+    books.sent_app += bytes.len() as u64;
+    books.sent_body += bytes.len() as u64;
+    let account = client.close().account();
+    let records = weir.settled(1);
+    let (_, requests) = account.assert_recorded(&records);
+    assert_eq!((requests[0].text("protocol"), requests[0].text("end")), ("connect", "done"));
+    let upstream = [requests[0].total("upstream_sent"), requests[0].total("upstream_received")];
+    assert_eq!(upstream, [60_000, 60_000]);
 }

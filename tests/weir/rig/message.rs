@@ -98,15 +98,6 @@ impl<R: Read> Reader<R> {
         self.octets(usize::MAX)
     }
 
-    /// A request; None if the connection ended before its first octet.
-    pub fn request(&mut self) -> Option<Message> {
-        let before = self.taken;
-        let mut message = self.head()?;
-        self.body(&mut message);
-        message.app = self.taken - before;
-        Some(message)
-    }
-
     /// The body of a request whose head was read.
     pub fn body(&mut self, message: &mut Message) {
         if message.cut {
@@ -125,7 +116,7 @@ impl<R: Read> Reader<R> {
         self.octets(n)
     }
 
-    /// The head of a request alone.
+    /// The head of a request; None if the connection ended before its first octet.
     pub fn request_head(&mut self) -> Option<Message> {
         let before = self.taken;
         let mut message = self.head()?;

@@ -2,11 +2,13 @@
 //! the process under test but its records.
 
 pub mod client;
+pub mod h2;
 pub mod message;
 pub mod origin;
 pub mod process;
 pub mod records;
 pub mod socket;
+pub mod tls;
 
 use std::time::{Duration, Instant};
 

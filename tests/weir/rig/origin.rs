@@ -37,7 +37,7 @@ pub struct Origin {
 impl Origin {
     /// Speaks HTTP/1.1; see [`answer`] for what its paths mean.
     pub fn http() -> Self {
-        Self::start(|stream, shared| serve(stream, shared))
+        Self::start(serve)
     }
 
     /// Returns every octet that comes, and ends when the client does.
@@ -242,8 +242,7 @@ fn answer(head: &Message, reader: &mut Reader<TcpStream>, to: &mut Counter, seen
                     .as_bytes(),
             );
             to.write(&octets(n));
-            loop {
-                let Some(octet) = reader.octet() else { break };
+            while let Some(octet) = reader.octet() {
                 let mut piece = vec![octet];
                 piece.extend(reader.buffered());
                 to.write(&piece);
