@@ -190,7 +190,7 @@ mod tests {
         let a = rule("a", host("a.test"), AccountSource::Fixed("acme".into()));
         check(&[a.clone(), by_header.clone()], None, &facts("a.test", &headers), ("acme", "a"));
         check(&[a.clone(), by_header], None, &facts("b.test", &headers), ("from-header", "key"));
-        check(&[a.clone()], Some("own"), &facts("b.test", &headers), ("own", "listener"));
+        check(std::slice::from_ref(&a), Some("own"), &facts("b.test", &headers), ("own", "listener"));
         check(&[a], None, &facts("b.test", &headers), (UNATTRIBUTED, UNATTRIBUTED));
         let other = Conditions { listener: Some("other".into()), ..Default::default() };
         check(&[rule("o", other, AccountSource::Host)], None, &facts("b.test", &headers), (UNATTRIBUTED, UNATTRIBUTED));

@@ -16,6 +16,7 @@
 //! pingora's own hand-over is not used: it carries at most 32 sockets, and its socket file is open to every user.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::net::{SocketAddr, TcpListener};
@@ -93,13 +94,13 @@ impl Sockets {
             wanted.iter().any(|(wanted, address)| wanted == name && same_address(socket, *address))
         });
         for (name, address) in wanted {
-            if !self.open.contains_key(&name) {
+            if let Entry::Vacant(missing) = self.open.entry(name) {
                 let socket = listen(address, backlog).map_err(|source| Error::Listen {
-                    name: shown(&name).to_owned(),
+                    name: shown(missing.key()).to_owned(),
                     address,
                     source,
                 })?;
-                self.open.insert(name, socket);
+                missing.insert(socket);
             }
         }
         Ok(())

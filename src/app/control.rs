@@ -202,7 +202,8 @@ impl App {
         }
         self.node.set_journal_ready(ready);
         let memory_full = self.memory_is_full();
-        self.node.set_accepting(!(full && refuse) && !memory_full);
+        let unrecordable = full && refuse;
+        self.node.set_accepting(!unrecordable && !memory_full);
     }
 
     /// Buffers of all connections together are bounded by what the process holds: over the limit, new connections are

@@ -219,7 +219,11 @@ impl Recorder {
             Kind::Gap => SlotKind::Gap,
             _ => SlotKind::Session,
         };
-        match self.writer.borrow().slots().open(slot_kind, started_at_us.max(0) as u64, note.get(..NOTE_BYTES_MAX).unwrap_or(&note)) {
+        match self.writer.borrow().slots().open(
+            slot_kind,
+            started_at_us.max(0) as u64,
+            note.get(..NOTE_BYTES_MAX).unwrap_or(&note),
+        ) {
             Ok(slot) => Some(Measured {
                 slot,
                 note: RefCell::new(note),

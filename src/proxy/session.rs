@@ -276,12 +276,12 @@ impl Session {
 
     /// From here on the app octets are HTTP/1.
     pub fn meter_h1(&self) {
-        *self.meter.borrow_mut() = HttpMeter::H1(Box::new(H1Meter::new()));
+        *self.meter.borrow_mut() = HttpMeter::H1(Box::default());
     }
 
     /// From here on the app octets are HTTP/2, beginning with the client preface.
     pub fn meter_h2(&self) {
-        *self.meter.borrow_mut() = HttpMeter::H2(Box::new(H2Meter::new()));
+        *self.meter.borrow_mut() = HttpMeter::H2(Box::default());
     }
 
     /// From here on the app octets are a raw tunnel's.

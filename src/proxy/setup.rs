@@ -49,16 +49,16 @@ pub enum Error {
     ListenerTls {
         /// Its name.
         listener: String,
-        /// Why.
-        source: tls::Error,
+        /// Why; boxed, for it is large.
+        source: Box<tls::Error>,
     },
     /// Authorities or our own certificate.
     #[error("upstream {upstream}")]
     UpstreamTls {
         /// Its name.
         upstream: String,
-        /// Why.
-        source: tls::Error,
+        /// Why; boxed, for it is large.
+        source: Box<tls::Error>,
     },
     /// Servers.
     #[error("upstream {upstream}")]
@@ -86,7 +86,7 @@ impl Setup {
     }
 
     fn listener(config: &Config, listener: &Listener) -> Result<Arc<ListenerSetup>, Error> {
-        let failed = |source| Error::ListenerTls { listener: listener.name.clone(), source };
+        let failed = |source| Error::ListenerTls { listener: listener.name.clone(), source: Box::new(source) };
         let certificates = match &listener.tls {
             Some(tls) => Some(Arc::new(CertificateStore::load(&tls.certificates).map_err(failed)?)),
             None => None,
@@ -109,13 +109,14 @@ impl Setup {
     }
 
     fn upstream(upstream: &Upstream) -> Result<Arc<UpstreamSetup>, Error> {
-        let tls = match &upstream.tls {
-            Some(tls) => Some(
-                tls::client_config(tls, upstream.protocol)
-                    .map_err(|source| Error::UpstreamTls { upstream: upstream.name.clone(), source })?,
-            ),
-            None => None,
-        };
+        let tls =
+            match &upstream.tls {
+                Some(tls) => Some(tls::client_config(tls, upstream.protocol).map_err(|source| Error::UpstreamTls {
+                    upstream: upstream.name.clone(),
+                    source: Box::new(source),
+                })?),
+                None => None,
+            };
         let group =
             Group::new(upstream).map_err(|source| Error::Upstream { upstream: upstream.name.clone(), source })?;
         Ok(Arc::new(UpstreamSetup { config: upstream.clone(), group: Arc::new(group), tls }))

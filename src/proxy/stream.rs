@@ -151,7 +151,8 @@ impl AppStream {
 
     /// Octets that were counted and metered, and are to be read again by the next engine.
     pub fn unread(&mut self, bytes: Bytes) {
-        self.replay = bytes;
+        // An empty piece of a buffer keeps the whole buffer.
+        self.replay = if bytes.is_empty() { Bytes::new() } else { bytes };
     }
 
     /// Reads without showing the octets to the meter (its kind is not known yet); follow with [`AppStream::replay`].
@@ -216,6 +217,9 @@ impl AsyncRead for AppStream {
             let n = self.replay.len().min(buf.remaining());
             buf.put_slice(&self.replay[..n]);
             self.replay.advance(n);
+            if self.replay.is_empty() {
+                self.replay = Bytes::new();
+            }
             return Poll::Ready(Ok(()));
         }
         if self.at_eof {

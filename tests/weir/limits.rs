@@ -274,8 +274,9 @@ fn idle_connections_are_cheap_and_end_well() {
     drop((0..20).map(|_| served(to)).collect::<Vec<_>>());
     let open_now = || weir.process.metric("weir_sessions_open") as usize;
     until("the first to be gone", || (open_now() == 0).then_some(()));
-    // An engine is larger in an unoptimised build, and lives until the client has idled for a while.
-    let asked_bytes_max = if cfg!(debug_assertions) { 64 * 1024 } else { 8 * 1024 };
+    // An engine is larger in an unoptimised build; its memory goes when the client has idled for a while, and when the
+    // allocator thinks of it.
+    let asked_bytes_max = if cfg!(debug_assertions) { 48 * 1024 } else { 8 * 1024 };
     let mut open = Vec::new();
     for (what, connect, bytes_max) in
         [("silent", Client::connect as fn(SocketAddr) -> Client, 8192), ("that has asked", served, asked_bytes_max)]
