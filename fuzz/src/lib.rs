@@ -48,27 +48,17 @@ pub fn joined(feeds: &[(Direction, Vec<u8>)]) -> Vec<(Direction, Vec<u8>)> {
 
 /// The same conversation an octet at a time.
 pub fn single_octets(feeds: &[(Direction, Vec<u8>)]) -> Vec<(Direction, Vec<u8>)> {
-    feeds
-        .iter()
-        .flat_map(|(direction, octets)| octets.iter().map(|octet| (*direction, vec![*octet])))
-        .collect()
+    feeds.iter().flat_map(|(direction, octets)| octets.iter().map(|octet| (*direction, vec![*octet]))).collect()
 }
 
 /// Feeds a whole conversation; `feed` hands one feed to the meter. Checks after each that its octets were told.
-pub fn told(
-    feeds: &[(Direction, Vec<u8>)],
-    mut feed: impl FnMut(Direction, &[u8], &mut CheckedTally),
-) -> CheckedTally {
+pub fn told(feeds: &[(Direction, Vec<u8>)], mut feed: impl FnMut(Direction, &[u8], &mut CheckedTally)) -> CheckedTally {
     let mut tally = CheckedTally::default();
     for (direction, octets) in feeds {
         tally.told = 0;
         tally.feeding = Some(*direction);
         feed(*direction, octets, &mut tally);
-        assert_eq!(
-            tally.told,
-            octets.len() as u64,
-            "told and fed differ in {direction:?} {octets:?}"
-        );
+        assert_eq!(tally.told, octets.len() as u64, "told and fed differ in {direction:?} {octets:?}");
     }
     tally.events.sort();
     tally
@@ -93,26 +83,15 @@ pub struct CheckedTally {
 impl PartialEq for CheckedTally {
     fn eq(&self, other: &Self) -> bool {
         let sums = |tally: &CheckedTally| -> Vec<_> {
-            tally
-                .sums
-                .iter()
-                .filter(|(_, octets)| **octets != (0, 0))
-                .map(|(key, octets)| (*key, *octets))
-                .collect()
+            tally.sums.iter().filter(|(_, octets)| **octets != (0, 0)).map(|(key, octets)| (*key, *octets)).collect()
         };
-        sums(self) == sums(other)
-            && self.events == other.events
-            && self.violation == other.violation
+        sums(self) == sums(other) && self.events == other.events && self.violation == other.violation
     }
 }
 
 impl CheckedTally {
     fn add(&mut self, direction: Direction, exchange: Option<u64>, app: u64, body: u64) {
-        assert_eq!(
-            Some(direction),
-            self.feeding,
-            "octets of the direction that was not fed"
-        );
+        assert_eq!(Some(direction), self.feeding, "octets of the direction that was not fed");
         assert!(body <= app, "{body} body octets of {app}");
         self.can_have_begun(exchange);
         let sum = self.sums.entry((direction, exchange)).or_default();
@@ -128,10 +107,7 @@ impl CheckedTally {
 
     /// h2 also names ids that the client skipped, below the highest that began; h1 skips none.
     fn can_have_begun(&self, exchange: Option<u64>) {
-        assert!(
-            exchange <= self.begun.last().copied(),
-            "{exchange:?} is told of and cannot have begun"
-        );
+        assert!(exchange <= self.begun.last().copied(), "{exchange:?} is told of and cannot have begun");
     }
 
     /// The exchanges that began, in order of their number.
@@ -142,10 +118,7 @@ impl CheckedTally {
 
 impl Tally for CheckedTally {
     fn begin(&mut self, exchange: u64) {
-        assert!(
-            self.begun.insert(exchange),
-            "exchange {exchange} began twice"
-        );
+        assert!(self.begun.insert(exchange), "exchange {exchange} began twice");
     }
 
     fn received(&mut self, exchange: Option<u64>, app: u64, body: u64) {
@@ -160,10 +133,7 @@ impl Tally for CheckedTally {
         assert!(app <= 8, "{app} octets reclaimed");
         self.can_have_begun(Some(exchange));
         let overhead = self.sums.entry((direction, None)).or_default();
-        assert!(
-            overhead.0 - overhead.1 >= app,
-            "more reclaimed than there was overhead"
-        );
+        assert!(overhead.0 - overhead.1 >= app, "more reclaimed than there was overhead");
         overhead.0 -= app;
         self.sums.entry((direction, Some(exchange))).or_default().0 += app;
     }
@@ -181,15 +151,7 @@ impl Tally for CheckedTally {
     }
 
     fn reset(&mut self, exchange: u64, from_client: bool, code: u32) {
-        self.event(
-            Some(exchange),
-            if from_client {
-                "reset_by_client"
-            } else {
-                "reset_by_us"
-            },
-            u64::from(code),
-        );
+        self.event(Some(exchange), if from_client { "reset_by_client" } else { "reset_by_us" }, u64::from(code));
     }
 
     fn tunnel(&mut self, exchange: u64) {
@@ -206,10 +168,7 @@ impl Tally for CheckedTally {
             Direction::Received => "lost_received",
             Direction::Sent => "lost_sent",
         };
-        assert!(
-            !self.events.iter().any(|event| event.1 == what),
-            "lost twice"
-        );
+        assert!(!self.events.iter().any(|event| event.1 == what), "lost twice");
         self.event(None, what, 0);
     }
 }

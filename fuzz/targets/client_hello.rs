@@ -7,23 +7,14 @@ libfuzzer_sys::fuzz_target!(|received: &[u8]| {
     let answer = parse(received);
     for end in 0..received.len() {
         let earlier = parse(&received[..end]);
-        assert!(
-            earlier == Hello::Incomplete || earlier == answer,
-            "{earlier:?} at {end} became {answer:?}"
-        );
+        assert!(earlier == Hello::Incomplete || earlier == answer, "{earlier:?} at {end} became {answer:?}");
     }
     match answer {
         Hello::Incomplete => assert!(received.len() < HELLO_BYTES_MAX, "waits for ever"),
-        Hello::Hello {
-            server_name: Some(name),
-            ..
-        } => {
+        Hello::Hello { server_name: Some(name), .. } => {
             assert!(!name.is_empty() && !name.ends_with('.') && name.len() <= 255);
             assert_eq!(name, name.to_ascii_lowercase());
         }
-        Hello::Hello {
-            server_name: None, ..
-        }
-        | Hello::NotTls => {}
+        Hello::Hello { server_name: None, .. } | Hello::NotTls => {}
     }
 });

@@ -15,18 +15,7 @@ fn metered(feeds: &[(Direction, Vec<u8>)]) -> CheckedTally {
 libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let as_given = feeds(input);
     let tally = metered(&as_given);
-    assert!(
-        tally.exchanges().eq(0..tally.exchanges().count() as u64),
-        "h1 exchanges are numbered from 0"
-    );
-    assert_eq!(
-        tally,
-        metered(&joined(&as_given)),
-        "cut at the marks, and not at all"
-    );
-    assert_eq!(
-        tally,
-        metered(&single_octets(&as_given)),
-        "cut at the marks, and everywhere"
-    );
+    assert!(tally.exchanges().eq(0..tally.exchanges().count() as u64), "h1 exchanges are numbered from 0");
+    assert_eq!(tally, metered(&joined(&as_given)), "cut at the marks, and not at all");
+    assert_eq!(tally, metered(&single_octets(&as_given)), "cut at the marks, and everywhere");
 });

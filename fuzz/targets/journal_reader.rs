@@ -27,11 +27,7 @@ libfuzzer_sys::fuzz_target!(|input: &[u8]| {
     let shard = shard_directory();
     clear(shard);
     let cut = area.len().min(usize::from(*cut) * 8);
-    let (first, second) = if flags & TWO_SEGMENTS == 0 {
-        (area, None)
-    } else {
-        (&area[..cut], Some(&area[cut..]))
-    };
+    let (first, second) = if flags & TWO_SEGMENTS == 0 { (area, None) } else { (&area[..cut], Some(&area[cut..])) };
     let suffix = if flags & REWRITTEN == 0 { "" } else { ".r1" };
     write_segment(shard, 0, "", *flags, first);
     if let Some(second) = second {
@@ -71,14 +67,7 @@ fn write_segment(shard: &Path, first_seq: u64, suffix: &str, flags: u8, area: &[
     let mut file = vec![0; FRAMES_AT];
     file.extend_from_slice(area);
     file.resize(file.len().next_multiple_of(4096), 0);
-    let (end, count) = put_right(
-        &mut file,
-        if flags & SUMS_RIGHT == 0 {
-            0
-        } else {
-            area.len()
-        },
-    );
+    let (end, count) = put_right(&mut file, if flags & SUMS_RIGHT == 0 { 0 } else { area.len() });
     if flags & HEADER_RIGHT != 0 {
         let file_bytes = file.len() as u64;
         file[0..8].copy_from_slice(b"WEIRSEG1");
@@ -96,8 +85,7 @@ fn write_segment(shard: &Path, first_seq: u64, suffix: &str, flags: u8, area: &[
         let check = (value ^ 0x5bd1_e995).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53;
         file[512..520].copy_from_slice(&(value << 11 | check).to_le_bytes());
     }
-    std::fs::write(shard.join(format!("seg-{first_seq:020}{suffix}")), file)
-        .expect("the directory can be written");
+    std::fs::write(shard.join(format!("seg-{first_seq:020}{suffix}")), file).expect("the directory can be written");
 }
 
 /// Gives every frame of the first `area` octets its checksum; says where the last one ends and how many there are.
@@ -107,8 +95,7 @@ fn put_right(file: &mut [u8], area: usize) -> (usize, u64) {
     seed[4..8].copy_from_slice(&EPOCH.to_le_bytes());
     let seed = crc32c::crc32c(&seed);
     while at + FRAME_HEADER_BYTES <= FRAMES_AT + area {
-        let payload =
-            u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]) as usize;
+        let payload = u32::from_le_bytes([file[at], file[at + 1], file[at + 2], file[at + 3]]) as usize;
         let end = at + (FRAME_HEADER_BYTES + payload).next_multiple_of(8);
         if end > file.len() {
             break;
