@@ -104,14 +104,14 @@ def choose(bench, options, cache):
     if "envoy" in options.only:
         yield proxies.Envoy(bench, machine.install_envoy(cache))
     if {"weir", "weir-off"} & set(options.only):
-        binary = machine.build_weir(REPOSITORY)
-        if binary is None:
-            machine.say("weir does not build: its columns stay empty")
-            return
-        if "weir" in options.only:
-            yield proxies.Weir(bench, binary)
-        if "weir-off" in options.only:
-            yield proxies.WeirUnmetered(bench, binary)
+        for name, kind in (("weir", proxies.Weir), ("weir-off", proxies.WeirUnmetered)):
+            if name not in options.only:
+                continue
+            binary = machine.build_weir(REPOSITORY, unmetered=name == "weir-off")
+            if binary is None:
+                machine.say(f"{name} does not build: its columns stay empty")
+                continue
+            yield kind(bench, binary)
 
 
 def start_all(compared, processes, failures):

@@ -92,12 +92,15 @@ def build_load(source, folder):
     return binary
 
 
-def build_weir(repository):
-    """weir's release binary: WEIR_BIN if set, else built here. None if it does not build."""
-    if given := os.environ.get("WEIR_BIN"):
+def build_weir(repository, unmetered):
+    """weir's release binary: WEIR_BIN (or WEIR_UNMETERED_BIN) if set, else built here. None if it does not build."""
+    if given := os.environ.get("WEIR_UNMETERED_BIN" if unmetered else "WEIR_BIN"):
         return Path(given).resolve()
-    say("building weir in release")
+    say("building weir in release" + (" without metering" if unmetered else ""))
     command = ["cargo", "build", "--release", "--bin", "weir", "--message-format=json-render-diagnostics"]
+    if unmetered:
+        # A folder of its own, so that neither build throws the other away.
+        command += ["--features", "unmetered", "--target-dir", "target/unmetered"]
     done = subprocess.run(command, cwd=repository, stdout=subprocess.PIPE, text=True)
     if done.returncode != 0:
         return None

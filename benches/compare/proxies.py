@@ -413,9 +413,7 @@ class Weir(Proxy):
 
 
 class WeirUnmetered(Weir):
-    """The same binary with metering switched off: what counting costs is the difference."""
+    """The same source built with the feature `unmetered`: what counting costs is the difference."""
 
     name, title = "weir-off", "weir (metering off)"
 
-    def environment(self):
-        return {"WEIR_BENCH_METER_OFF": "1"}

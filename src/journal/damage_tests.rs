@@ -43,7 +43,7 @@ fn segments(path: &Path) -> Vec<PathBuf> {
 /// Which seqs are still delivered, after recovery; all others below `RECORDS` must be in a damaged range, and none of the good ones.
 fn survivors(path: &Path) -> (Vec<u64>, Recovery) {
     let state = StateDir::open(path).unwrap();
-    let epoch = state.abandoned().unwrap().remove(0);
+    let epoch = state.first_abandoned();
     let budget = Arc::new(Budget::new(1 << 30));
     let (mut writer, recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
     let seq = writer.append(b"after").unwrap();
@@ -236,7 +236,7 @@ fn a_newer_format_is_refused_untouched() {
     bytes[296..300].copy_from_slice(&checksum.to_le_bytes());
     std::fs::write(path, &bytes).unwrap();
     let state = StateDir::open(&original).unwrap();
-    let epoch = state.abandoned().unwrap().remove(0);
+    let epoch = state.first_abandoned();
     let budget = Arc::new(Budget::new(1 << 30));
     let error = Writer::reopen(&epoch, 0, &options(), budget).unwrap_err();
     assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
@@ -268,7 +268,7 @@ mod power_cut {
         let lock = path.join("epoch-0000000001/lock");
         std::fs::write(lock, "pid 1\nboot another\n").unwrap();
         let state = StateDir::open(path).unwrap();
-        let epoch = state.abandoned().unwrap().remove(0);
+        let epoch = state.first_abandoned();
         let budget = Arc::new(Budget::new(1 << 30));
         Writer::reopen(&epoch, 0, &options(), budget).unwrap()
     }

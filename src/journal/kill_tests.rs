@@ -105,7 +105,7 @@ fn victim_name() -> String {
 /// Recovers, and holds the recovered totals against the witness. How many counts and records there were.
 fn check(path: &Path, witnessed: &[u8]) -> (usize, usize) {
     let state = StateDir::open(path).unwrap();
-    let epoch = state.abandoned().unwrap().remove(0);
+    let epoch = state.first_abandoned();
     if epoch.shards().unwrap().is_empty() {
         return (0, 0);
     }

@@ -95,7 +95,7 @@ pub(super) fn copy_tree(from: &Path, to: &Path) {
 fn check_killed(path: &Path, model: &Model) {
     let state = StateDir::open(path).unwrap();
     for round in 0..3 {
-        let epoch = state.abandoned().unwrap().remove(0);
+        let epoch = state.first_abandoned();
         let budget = Arc::new(Budget::new(1 << 30));
         let (mut writer, mut recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
         assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);

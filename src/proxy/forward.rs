@@ -102,7 +102,7 @@ async fn serve(
     if let Some(violation) = session.violation_of(index) {
         return Err(Refused::bad_request(violation_status(violation.as_str())));
     }
-    if session.exchange(index, |_| ()).is_none() {
+    if !cfg!(feature = "unmetered") && session.exchange(index, |_| ()).is_none() {
         if request.version() < Version::HTTP_2 && index >= session.begun() {
             // The meter read these octets otherwise than the engine did: so could the origin.
             return Err(Refused::bad_request(StatusCode::BAD_REQUEST));
