@@ -48,7 +48,7 @@ pub struct RunArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// With no file: forward HTTP to this server, like 127.0.0.1:3000 or https://api.example.com
+    /// With no file: forward HTTP to this server, like `127.0.0.1:3000` or `https://api.example.com`
     #[arg(long, value_name = "ADDRESS")]
     pub upstream: Option<String>,
     /// With --upstream: where to listen [default: 127.0.0.1:8080]

@@ -42,7 +42,7 @@ metrics! {
     slots_refused: Counter counter describe_counter "weir_journal_slots_refused_total", "sessions and requests not measured because every slot was taken";
     sink_records: Counter counter describe_counter "weir_sink_records_total", "records that the sink has taken";
     sink_failures: Counter counter describe_counter "weir_sink_failures_total", "attempts that the sink failed; each is repeated";
-    audit_sessions: Counter counter describe_counter "weir_audit_sessions_total", "sessions held against the kernel at their close";
+    audit_sessions: Counter counter describe_counter "weir_audit_sessions_total", "times that sessions were held against the kernel, at checkpoints and at their close";
     audit_wire_received: Counter counter describe_counter "weir_audit_wire_received_violations_total", "sessions whose received octets differ from the kernel's";
     audit_wire_sent: Counter counter describe_counter "weir_audit_wire_sent_violations_total", "sessions whose sent octets differ from the kernel's";
     audit_app_sum: Counter counter describe_counter "weir_audit_app_sum_violations_total", "sessions whose requests and overhead do not add up to their app octets";

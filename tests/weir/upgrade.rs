@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use crate::rig::client::{Client, Cuts, sized};
 use crate::rig::message::Reader;
 use crate::rig::origin::Origin;
-use crate::rig::process::{Config, House, Process};
+use crate::rig::process::{Config, House};
 use crate::rig::{h2, octets, socket, until};
 
 /// What the clients got, by path.
@@ -93,6 +93,7 @@ fn an_upgrade_under_load_fails_no_request_and_counts_each_once() {
     let house = House::new(&Config::http(origin.address).workers(2));
     let mut first = house.run(&[]);
     let to = first.address("web");
+    let mut last = None;
     let answers = under_load(to, |answered| {
         answered(200);
         let mut second = house.run(&["--upgrade"]);
@@ -104,9 +105,9 @@ fn an_upgrade_under_load_fails_no_request_and_counts_each_once() {
         answered(200);
         assert!(second.ended().success(), "{:#?}", second.log());
         answered(50);
-        LAST.lock().unwrap().replace(third);
+        last = Some(third);
     });
-    LAST.lock().unwrap().take().unwrap().stop();
+    last.unwrap().stop();
     assert_each_once(&house, &answers);
     let epochs: std::collections::HashSet<_> = house.records().0.iter().map(|record| record.number("epoch")).collect();
     assert_eq!(epochs.len(), 3);
@@ -176,8 +177,6 @@ fn h2_streams_survive_an_upgrade() {
         assert_eq!((of_path[0].number("status"), of_path[0].text("end")), (200, "done"));
     }
 }
-
-static LAST: Mutex<Option<Process>> = Mutex::new(None);
 
 #[test]
 fn what_is_open_at_an_upgrade_is_finished_by_the_old_process() {
