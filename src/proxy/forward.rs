@@ -226,6 +226,10 @@ async fn answer(
         let Some((origin, early)) = lease.upgrade().await else {
             return Err(Refused::platform(StatusCode::BAD_GATEWAY));
         };
+        let is_websocket = |protocol: &HeaderValue| protocol.as_bytes().eq_ignore_ascii_case(b"websocket");
+        if tunnel_stream.is_some() || parts.headers.get(UPGRADE).is_some_and(is_websocket) {
+            session.speaks_in(index, "ws");
+        }
         if tunnel_stream.is_some() {
             // RFC 8441 §5: 200 stands for 101, and HTTP/2 has neither field.
             parts.status = StatusCode::OK;

@@ -412,6 +412,12 @@ impl Session {
         });
     }
 
+    /// A request has become a tunnel of this protocol.
+    pub fn speaks_in(&self, index: u64, protocol: &str) {
+        let note = RequestNote { protocol, ..RequestNote::default() };
+        self.exchange(index, |exchange| exchange.measured.append_note(|bytes| note.encode(bytes)));
+    }
+
     /// The upstream server a request is sent to.
     pub fn sent_to(&self, index: u64, origin: &str) {
         self.exchange(index, |exchange| {
