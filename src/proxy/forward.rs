@@ -285,9 +285,10 @@ async fn send(
 ) -> Result<Answered, Failure> {
     let worker = &session.worker;
     // The usual case needs no waiting; the others are boxed, so that they do not make every request's future large.
-    let mut connection = match upstream::existing(worker, wanted) {
+    let member = upstream::pick(wanted).map_err(Failure::Connect)?;
+    let mut connection = match upstream::existing(worker, wanted, &member) {
         Some(connection) => connection,
-        None => Box::pin(upstream::connection(worker, wanted)).await.map_err(Failure::Connect)?,
+        None => Box::pin(upstream::connection(worker, wanted, member)).await.map_err(Failure::Connect)?,
     };
     let mut request = request;
     loop {
@@ -314,8 +315,9 @@ async fn send(
                             drop(lease);
                             request = unsent;
                             let again = Wanted { fresh: true, ..*wanted };
-                            connection =
-                                Box::pin(upstream::connection(worker, &again)).await.map_err(Failure::Connect)?;
+                            let member = upstream::pick(&again).map_err(Failure::Connect)?;
+                            let connecting = Box::pin(upstream::connection(worker, &again, member));
+                            connection = connecting.await.map_err(Failure::Connect)?;
                             continue;
                         }
                         if !state.failed.get() && !state.refused.get() {
@@ -384,13 +386,7 @@ async fn unless_timed_out<T>(
         if let Poll::Ready(done) = done {
             return Poll::Ready(Some(done));
         }
-        let timed_out = session.exchange(index, |exchange| {
-            if !exchange.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                exchange.waker = Some(cx.waker().clone());
-            }
-            exchange.timed_out
-        });
-        if timed_out == Some(true) { Poll::Ready(None) } else { Poll::Pending }
+        session.poll_timed_out(index, cx).map(|()| None)
     })
     .await
 }

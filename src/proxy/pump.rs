@@ -141,11 +141,5 @@ fn poll_end(stream: &mut SendStream<Bytes>, session: &Session, index: u64, cx: &
             Err(error) => PumpError::Stream(error),
         });
     }
-    let timed_out = session.exchange(index, |exchange| {
-        if !exchange.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-            exchange.waker = Some(cx.waker().clone());
-        }
-        exchange.timed_out
-    });
-    if timed_out == Some(true) { Poll::Ready(PumpError::Timeout) } else { Poll::Pending }
+    session.poll_timed_out(index, cx).map(|()| PumpError::Timeout)
 }

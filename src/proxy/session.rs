@@ -395,6 +395,17 @@ impl Session {
         self.exchanges.borrow_mut().find(index).map(change)
     }
 
+    /// Ready once the sweep has found an exchange over a limit in time.
+    pub fn poll_timed_out(&self, index: u64, cx: &mut Context<'_>) -> Poll<()> {
+        let timed_out = self.exchange(index, |exchange| {
+            if !exchange.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
+                exchange.waker = Some(cx.waker().clone());
+            }
+            exchange.timed_out
+        });
+        if timed_out == Some(true) { Poll::Ready(()) } else { Poll::Pending }
+    }
+
     /// The first violation of the grammar, if this exchange is touched by it.
     pub fn violation_of(&self, index: u64) -> Option<Violation> {
         match self.violation.get() {

@@ -70,15 +70,7 @@ pub async fn join_stream(session: &Session, index: u64, client: &mut StreamIo, t
         exchange.served = true;
         exchange.stream_tunnel = true;
     });
-    let timed_out = poll_fn(|cx| {
-        let timed_out = session.exchange(index, |exchange| {
-            if !exchange.waker.as_ref().is_some_and(|waker| waker.will_wake(cx.waker())) {
-                exchange.waker = Some(cx.waker().clone());
-            }
-            exchange.timed_out
-        });
-        if timed_out == Some(true) { Poll::Ready(()) } else { Poll::Pending }
-    });
+    let timed_out = poll_fn(|cx| session.poll_timed_out(index, cx));
     tokio::select! {
         result = copy(client, &mut origin, early) => if let Err(error) = result {
             debug!(session = %session.id, stream = index, %error, "tunnel failed");

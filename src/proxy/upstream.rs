@@ -260,37 +260,38 @@ pub struct Wanted<'a> {
     pub fresh: bool,
 }
 
-/// A connection that is there already: kept idle, or shared.
-pub fn existing(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Option<Connection> {
-    let member = wanted.upstream.group.pick(&[])?;
-    existing_to(worker, wanted, &member)
+/// The server whose turn it is. Asked once for each request: a second look would pass a server over.
+pub fn pick(wanted: &Wanted<'_>) -> Result<Arc<Member>, ConnectError> {
+    let member = wanted.upstream.group.pick(&[]);
+    member.ok_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone()))
 }
 
-/// A connection to one of the upstream's servers. Tries other servers as often as configured when one cannot be connected
-/// to: no octet of the request has left then.
-pub async fn connection(worker: &Rc<Worker>, wanted: &Wanted<'_>) -> Result<Connection, ConnectError> {
+/// A connection to this server, or, while one cannot be connected to, to another: as often as configured, for no octet of
+/// the request has left then.
+pub async fn connection(
+    worker: &Rc<Worker>,
+    wanted: &Wanted<'_>,
+    first: Arc<Member>,
+) -> Result<Connection, ConnectError> {
+    let mut member = first;
     let mut tried = Vec::new();
-    let mut last = None;
     loop {
-        let Some(member) = wanted.upstream.group.pick(&tried) else {
-            return Err(last.unwrap_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone())));
-        };
-        if let Some(connection) = existing_to(worker, wanted, &member) {
+        if let Some(connection) = existing(worker, wanted, &member) {
             return Ok(connection);
         }
-        match new_connection(worker, wanted, &member).await {
+        let error = match new_connection(worker, wanted, &member).await {
             Ok(connection) => return Ok(connection),
-            Err(error) => {
-                member.failed();
-                if tried.len() >= wanted.upstream.config.retries as usize {
-                    return Err(error);
-                }
-                debug!(%error, server = %member.name, "connect failed, trying another server");
-                worker.metrics.upstream_retries.increment(1);
-                tried.push(member.address);
-                last = Some(error);
-            }
+            Err(error) => error,
+        };
+        member.failed();
+        if tried.len() >= wanted.upstream.config.retries as usize {
+            return Err(error);
         }
+        debug!(%error, server = %member.name, "connect failed, trying another server");
+        worker.metrics.upstream_retries.increment(1);
+        tried.push(member.address);
+        let Some(next) = wanted.upstream.group.pick(&tried) else { return Err(error) };
+        member = next;
     }
 }
 
@@ -306,7 +307,8 @@ fn key_of(wanted: &Wanted<'_>, member: &Member) -> Key {
     }
 }
 
-fn existing_to(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>) -> Option<Connection> {
+/// A connection to this server that is there already: kept idle, or shared.
+pub fn existing(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>) -> Option<Connection> {
     let mut key = key_of(wanted, member);
     if key.h2
         && let Some(connection) = shared(worker, wanted, member, &key)
