@@ -43,6 +43,25 @@ fn a_reload_by_signal_or_by_file_is_in_force_for_the_next_request() {
 }
 
 #[test]
+fn servers_of_an_upstream_take_turns() {
+    let (first, second) = (Origin::http(), Origin::http());
+    let more = format!(
+        "[[listeners.routes]]\npath_prefix = \"/bytes\"\nupstream = \"both\"\n\n[[upstreams]]\nname = \"both\"\n\
+         servers = [\"{}\", \"{}\"]",
+        first.address, second.address
+    );
+    let weir = Weir::start(&Config::listener("web", "http", first.address, &more));
+    let mut client = Client::connect(weir.address("web"));
+    // The first two find no connection that is kept, the others do.
+    for n in 0..6 {
+        assert_eq!(client.get(&format!("/bytes/1/{n}")).status(), 200);
+    }
+    client.close();
+    weir.settled(1);
+    until("three requests at each", || ((first.all_seen().len(), second.all_seen().len()) == (3, 3)).then_some(()));
+}
+
+#[test]
 fn a_bad_configuration_leaves_the_old_one_in_force_and_is_named() {
     let origin = Origin::http();
     let weir = Weir::start(&Config::http(origin.address));
