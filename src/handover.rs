@@ -263,6 +263,8 @@ fn same_address(socket: &TcpListener, wanted: SocketAddr) -> bool {
 fn listen(address: SocketAddr, backlog: i32) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
+    // Accepted sockets inherit it.
+    socket.set_tcp_nodelay(true)?;
     if address.is_ipv6() {
         // `[::]` serves IPv4 too, as the kernel's default mostly does; said so that it is the same everywhere.
         socket.set_only_v6(false)?;

@@ -1,6 +1,7 @@
 //! The one conversion from what the file says to what the process may rely on. Defaults and limits of every key stand here and in
 //! the `check_*.rs` beside it.
 
+use http::HeaderName;
 use std::ops::Range;
 use std::path::Path;
 
@@ -40,14 +41,14 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
         top.milliseconds("checkpoint_interval_ms", &raw.checkpoint_interval_ms, 10_000, 100..=3_600_000);
     let request_id_header = match &raw.request_id_header {
         Some(_) => top.parsed("request_id_header", &raw.request_id_header, syntax::request_id_header),
-        None => Some("x-request-id".to_string()),
+        None => None,
     };
     let config = Config {
         node: node.unwrap_or_default(),
         state_dir,
         workers,
         checkpoint_interval,
-        request_id_header: request_id_header.unwrap_or_default(),
+        request_id_header: request_id_header.unwrap_or(HeaderName::from_static("x-request-id")),
         admin: admin(&mut check.section("admin"), &raw.admin),
         log: log(&mut check.section("log"), &raw.log),
         journal: check_records::journal(&mut check.section("journal"), &raw.journal, workers, sink == Sink::None),

@@ -80,7 +80,7 @@ pub(super) fn limits(section: &mut Section<'_>, raw: &RawLimits) -> Limits {
         connection_buffer_bytes_max: s.size(
             "connection_buffer_bytes_max",
             &raw.connection_buffer_bytes_max,
-            1 << 20,
+            2 << 20,
             16 << 10..=1 << 30,
         ),
         buffer_bytes_max: s.size("buffer_bytes_max", &raw.buffer_bytes_max, 256 << 20, 1 << 20..=1 << 40),

@@ -69,3 +69,14 @@ pub struct Limits {
     /// Bytes of a path that go into a record; 0 records none. A query string is never recorded.
     pub path_bytes_max: usize,
 }
+
+impl Limits {
+    /// What an HTTP/1 engine may buffer in one direction, bytes: half of a connection's, and enough for a head. Large
+    /// reads are what makes bulk transfers cheap.
+    pub fn h1_buffer_bytes(&self) -> usize {
+        (self.connection_buffer_bytes_max / 2).max(H1_BUFFER_BYTES_MIN)
+    }
+}
+
+/// The smallest buffer that the engine takes.
+const H1_BUFFER_BYTES_MIN: usize = 8192;

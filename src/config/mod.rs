@@ -46,6 +46,7 @@ pub use routing::{
     ProxyProtocolOut, Route, Server, ServerHost, TlsVersion, Upstream, UpstreamId, UpstreamProtocol, UpstreamTls,
 };
 
+use http::HeaderName;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -66,7 +67,8 @@ pub struct Config {
     #[serde(rename = "checkpoint_interval_ms", serialize_with = "serialized::milliseconds")]
     pub checkpoint_interval: Duration,
     /// Lower-case name of the header that carries the request id; an id that arrives is kept from trusted peers only.
-    pub request_id_header: String,
+    #[serde(serialize_with = "serialized::header_name")]
+    pub request_id_header: HeaderName,
     /// The operator's listener.
     pub admin: Admin,
     /// Log output.

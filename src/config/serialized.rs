@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use http::HeaderName;
 use serde::Serializer;
 
 /// Whole milliseconds.
@@ -27,6 +28,11 @@ pub(super) fn address_or_off<S: Serializer>(address: &Option<SocketAddr>, serial
         Some(address) => serializer.collect_str(address),
         None => serializer.serialize_str("off"),
     }
+}
+
+/// A header's name.
+pub(super) fn header_name<S: Serializer>(name: &HeaderName, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(name.as_str())
 }
 
 /// A file name; bytes that are not UTF-8 are replaced, for it is only shown.

@@ -1,5 +1,6 @@
 //! How names, hosts, paths and servers are written. Each function returns the value, or what is wrong and what to do.
 
+use http::HeaderName;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
 use super::routing::{HostPattern, Server, ServerHost};
@@ -60,12 +61,13 @@ const FRAMING_HEADERS: [&str; 10] = [
 ];
 
 /// Name of the header that carries a request id.
-pub(super) fn request_id_header(text: &str) -> Result<String, Wrong> {
+pub(super) fn request_id_header(text: &str) -> Result<HeaderName, Wrong> {
     let name = header_name(text)?;
     if FRAMING_HEADERS.contains(&name.as_str()) {
         return wrong(format!("{text:?} has a meaning of its own"), "write one like \"x-request-id\"");
     }
-    Ok(name)
+    HeaderName::try_from(name)
+        .or_else(|_| wrong(format!("{text:?} is not a header name"), "write one like \"x-request-id\""))
 }
 
 /// Beginning of a path, by whole segments.

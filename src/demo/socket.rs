@@ -109,7 +109,7 @@ impl Socket {
         let mut received = 0;
         loop {
             tokio::time::sleep(STILL).await;
-            let now = tcp_counts(&self.0.tcp)?.bytes_received;
+            let now = tcp_counts(&self.0.tcp, false)?.bytes_received;
             if now == std::mem::replace(&mut received, now) {
                 break;
             }
@@ -121,7 +121,7 @@ impl Socket {
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        let Ok(counts) = tcp_counts(&self.tcp) else {
+        let Ok(counts) = tcp_counts(&self.tcp, false) else {
             return self.totals.failed("a socket without counts".to_owned());
         };
         // The kernel counts a FIN as an octet received.

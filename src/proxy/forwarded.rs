@@ -9,7 +9,6 @@
 //! fields, in every spelling an origin could take for them, are removed and replaced. Neither part allocates for what is
 //! not there; the number of entries is bounded by the header size limit of the listener.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 
 use http::header::{FORWARDED, HeaderMap, HeaderName, HeaderValue};
@@ -88,8 +87,9 @@ pub enum ForwardedPolicy {
 /// What we know of the hop before us.
 #[derive(Debug, Clone, Copy)]
 pub struct Hop<'a> {
-    /// The address of the connection, or the one that its PROXY header stated; not the result of [`client_address`].
-    pub peer: IpAddr,
+    /// The address of the connection, or the one that its PROXY header stated, as text; not the result of
+    /// [`client_address`].
+    pub peer: &'a HeaderValue,
     /// Whether that address is in a trusted network.
     pub trusted: bool,
     /// Whether the client's side is TLS.
@@ -106,23 +106,15 @@ pub fn set_forwarded(headers: &mut HeaderMap, hop: &Hop<'_>) {
         remove_claims(headers);
     }
     let protocol = if hop.tls { "https" } else { "http" };
-    let mut own = String::with_capacity(40);
-    // Writing to a String cannot fail, and digits, dots and colons are a valid value.
-    if write!(own, "{}", hop.peer.to_canonical()).is_ok() {
-        append(headers, &X_FORWARDED_FOR, &own);
-    }
-    if !headers.contains_key(&X_FORWARDED_PROTO) {
-        headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(protocol));
-    }
-    if let Some(host) = hop.host
-        && !headers.contains_key(&X_FORWARDED_HOST)
-    {
-        headers.insert(X_FORWARDED_HOST, host.clone());
+    append(headers, &X_FORWARDED_FOR, hop.peer.clone());
+    headers.entry(X_FORWARDED_PROTO).or_insert(HeaderValue::from_static(protocol));
+    if let Some(host) = hop.host {
+        headers.entry(X_FORWARDED_HOST).or_insert_with(|| host.clone());
     }
     if hop.forwarded == ForwardedPolicy::Append {
-        let mut element = match hop.peer.to_canonical() {
-            IpAddr::V4(ip) => format!("for={ip}"),
-            IpAddr::V6(ip) => format!("for=\"[{ip}]\""),
+        let mut element = match hop.peer.to_str().unwrap_or("unknown") {
+            ip if ip.contains(':') => format!("for=\"[{ip}]\""),
+            ip => format!("for={ip}"),
         };
         if let Some(host) = hop.host.and_then(|host| host.to_str().ok())
             && host.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".-_:[]".contains(&byte))
@@ -133,7 +125,10 @@ pub fn set_forwarded(headers: &mut HeaderMap, hop: &Hop<'_>) {
         }
         element.push_str(";proto=");
         element.push_str(protocol);
-        append(headers, &FORWARDED, &element);
+        // Digits, dots, colons and what is checked above are a valid value.
+        if let Ok(element) = HeaderValue::from_str(&element) {
+            append(headers, &FORWARDED, element);
+        }
     }
 }
 
@@ -169,7 +164,11 @@ fn is_claim(name: &str) -> bool {
 }
 
 /// Makes all values of a list field one, with ours at its right end.
-fn append(headers: &mut HeaderMap, name: &HeaderName, own: &str) {
+fn append(headers: &mut HeaderMap, name: &HeaderName, own: HeaderValue) {
+    if !headers.contains_key(name) {
+        headers.insert(name.clone(), own);
+        return;
+    }
     let held = headers.get_all(name).iter().map(|value| value.len() + 2).sum::<usize>();
     let mut list = Vec::with_capacity(held + own.len());
     for value in headers.get_all(name).iter().filter(|value| !value.is_empty()) {

@@ -23,7 +23,7 @@ use tokio::io::AsyncWriteExt;
 use tracing::debug;
 
 use super::body::{RequestBody, ResponseBody};
-use super::forward::{Answer, forward};
+use super::forward::{Answer, begin};
 use super::session::{Cut, Session};
 use super::stream::AppStream;
 use super::tunnel::{Tunnel, join_session};
@@ -88,7 +88,7 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
         let (session, shared) = (session.clone(), shared.clone());
         move |request: Request<Incoming>| {
             let index = shared.next_index.replace(shared.next_index.get() + 1);
-            Box::pin(respond(session.clone(), index, request, shared.clone()))
+            Box::pin(respond(&session, index, request, &shared))
         }
     });
     let mut builder = http1::Builder::new();
@@ -97,7 +97,7 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
         .half_close(true)
         .max_headers(limits.headers_max + 1)
         .max_header_size(limits.header_bytes_max + limits.request_line_bytes_max)
-        .max_buf_size((limits.connection_buffer_bytes_max / 2).max(MIN_BUFFER_BYTES));
+        .max_buf_size(limits.h1_buffer_bytes());
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
     let stopped = loop {
@@ -131,37 +131,37 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
     (stopped, parts.io.into_inner(), parts.read_buf)
 }
 
-/// The smallest buffer that the engine takes.
-const MIN_BUFFER_BYTES: usize = 8192;
-
-async fn respond(
-    session: Rc<Session>,
+/// Begins at once; the future is what is left to wait for.
+fn respond(
+    session: &Rc<Session>,
     index: u64,
     request: Request<Incoming>,
-    shared: Rc<Shared>,
-) -> Result<Response<ResponseBody>, Infallible> {
+    shared: &Rc<Shared>,
+) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let is_http10 = request.version() == Version::HTTP_10;
-    let request = request.map(|body| RequestBody::h1(body, session.clone(), index));
-    let interim = |status: StatusCode, headers: HeaderMap| session.inject(interim_head(status, &headers));
-    match forward(&session, index, request, &interim).await {
-        Answer::Response(mut response) => {
-            if session.worker.node.is_draining() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    let begun = begin(session, index, request.map(|body| RequestBody::h1(body, session.clone(), index)));
+    let (session, shared) = (session.clone(), shared.clone());
+    async move {
+        let interim = |status: StatusCode, headers: HeaderMap| session.inject(interim_head(status, &headers));
+        let mut response = match begun.answer(&interim).await {
+            Answer::Response(response) => response,
+            Answer::Tunnel(response, to) => {
+                *shared.tunnel.borrow_mut() = Some((index, to));
+                return Ok(response);
             }
-            if http_body::Body::is_end_stream(response.body()) {
-                session.exchange(index, |exchange| exchange.served = true);
-            }
-            if is_http10 && response.body().size_hint().exact().is_none() {
-                // HTTP/1.0 has no chunks: the end of the connection ends the body. To the engine an HTTP/1.0 response
-                // without a length is one that does not keep the connection, even if the client asked for it.
-                *response.version_mut() = Version::HTTP_10;
-            }
-            Ok(response)
+        };
+        if session.worker.node.is_draining() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Answer::Tunnel(response, to) => {
-            *shared.tunnel.borrow_mut() = Some((index, to));
-            Ok(response)
+        if response.body().is_end_stream() {
+            session.exchange(index, |exchange| exchange.served = true);
         }
+        if is_http10 && response.body().size_hint().exact().is_none() {
+            // HTTP/1.0 has no chunks: the end of the connection ends the body. To the engine an HTTP/1.0 response
+            // without a length is one that does not keep the connection, even if the client asked for it.
+            *response.version_mut() = Version::HTTP_10;
+        }
+        Ok(response)
     }
 }
 

@@ -6,14 +6,14 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use bytes::Bytes;
+use h2::Reason as Code;
 use h2::server::SendResponse;
-use h2::{Reason as Code, RecvStream};
-use http::{HeaderMap, Request, Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use http_body::Body as _;
 use tracing::debug;
 
 use super::body::{RequestBody, ResponseBody};
-use super::forward::{Answer, forward};
+use super::forward::{Answer, Begun, begin};
 use super::pump::{PumpError, pump};
 use super::session::{Cut, Session};
 use super::stream::AppStream;
@@ -59,7 +59,9 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
         .await;
         match accepted {
             Some(Some(Ok((request, respond)))) => {
-                spawn(exchange(session.clone(), request, respond));
+                let index = u64::from(respond.stream_id().as_u32());
+                let begun = begin(&session, index, request.map(|body| RequestBody::h2(body, session.clone(), index)));
+                spawn(exchange(session.clone(), index, begun, respond));
             }
             Some(Some(Err(error))) => {
                 ends_by(&session, &error);
@@ -89,9 +91,7 @@ pub async fn serve(session: Rc<Session>, stream: AppStream) {
     }
 }
 
-async fn exchange(session: Rc<Session>, request: Request<RecvStream>, respond: SendResponse<Bytes>) {
-    let index = u64::from(respond.stream_id().as_u32());
-    let request = request.map(|body| RequestBody::h2(body, session.clone(), index));
+async fn exchange(session: Rc<Session>, index: u64, begun: Begun, respond: SendResponse<Bytes>) {
     let respond = RefCell::new(respond);
     let interim = |status: StatusCode, headers: HeaderMap| {
         let mut response = Response::new(());
@@ -103,7 +103,7 @@ async fn exchange(session: Rc<Session>, request: Request<RecvStream>, respond: S
     };
     let answer = tokio::select! {
         biased;
-        answer = forward(&session, index, request, &interim) => answer,
+        answer = begun.answer(&interim) => answer,
         // The client does not want it any more: whatever waits for the origin is dropped.
         _ = poll_fn(|cx| respond.borrow_mut().poll_reset(cx)) => return,
     };

@@ -37,6 +37,18 @@ const STATE_LAST_ACK: u8 = 9;
 const STATE_CLOSING: u8 = 11;
 
 impl TcpCounts {
+    fn of(info: &TcpInfo, unread_bytes: u64) -> Self {
+        Self {
+            state: info.state,
+            bytes_received: info.bytes_received,
+            bytes_acked: info.bytes_acked,
+            bytes_sent: info.bytes_sent,
+            bytes_retrans: info.bytes_retrans,
+            notsent_bytes: u64::from(info.notsent_bytes),
+            unread_bytes,
+        }
+    }
+
     /// Octets that we wrote, as the kernel sees it.
     pub fn written(&self) -> u64 {
         // Our FIN is the last of what is not sent yet; once sent, it is not counted.
@@ -81,9 +93,12 @@ struct TcpInfo {
 const LOOKS_MAX: usize = 8;
 
 /// Reads the kernel's counts, all of one moment: what is unread is asked before and after the rest, and all of it again
-/// where octets came in between.
-pub fn tcp_counts(socket: impl AsFd) -> io::Result<TcpCounts> {
+/// where octets came in between. `at_eof`: we have read to the client's end, so there is nothing unread.
+pub fn tcp_counts(socket: impl AsFd, at_eof: bool) -> io::Result<TcpCounts> {
     let fd = socket.as_fd();
+    if at_eof {
+        return Ok(TcpCounts::of(&tcp_info(fd)?, 0));
+    }
     let mut unread_bytes = rustix::io::ioctl_fionread(fd)?;
     let mut looks = 0;
     loop {
@@ -93,16 +108,13 @@ pub fn tcp_counts(socket: impl AsFd) -> io::Result<TcpCounts> {
         if before != unread_bytes && looks < LOOKS_MAX {
             continue;
         }
-        return Ok(TcpCounts {
-            state: info.state,
-            bytes_received: info.bytes_received,
-            bytes_acked: info.bytes_acked,
-            bytes_sent: info.bytes_sent,
-            bytes_retrans: info.bytes_retrans,
-            notsent_bytes: u64::from(info.notsent_bytes),
-            unread_bytes,
-        });
+        return Ok(TcpCounts::of(&info, unread_bytes));
     }
+}
+
+/// Nothing more will come or go.
+pub fn is_closed(socket: impl AsFd) -> bool {
+    tcp_info(socket.as_fd()).is_ok_and(|info| info.state == STATE_CLOSE)
 }
 
 fn tcp_info(fd: BorrowedFd<'_>) -> io::Result<TcpInfo> {
@@ -145,7 +157,7 @@ mod tests {
         server.read_exact(&mut [0; 600]).unwrap();
         server.write_all(&[2; 77]).unwrap();
         client.read_exact(&mut [0; 77]).unwrap();
-        let counts = tcp_counts(&server).unwrap();
+        let counts = tcp_counts(&server, false).unwrap();
         assert_eq!((counts.bytes_received, counts.unread_bytes), (1000, 400));
         assert_eq!((counts.written(), counts.bytes_acked), (77, 77));
         assert_eq!(unacked_bytes(&server).unwrap(), 0);

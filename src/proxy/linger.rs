@@ -13,10 +13,12 @@ use tracing::debug;
 
 use super::kernel;
 use super::session::{Cut, Session};
-use crate::units::Column;
 
-/// How often the acknowledgement is looked for while nothing else happens.
+/// How soon the acknowledgement is looked for where no octet or FIN of the client's will bring it.
 const LOOK: Duration = Duration::from_millis(5);
+/// And where the client's FIN is still to come. Later than the worker's next tick: an earlier timer than the earliest
+/// costs a system call.
+const LATER_LOOK: Duration = Duration::from_millis(50);
 /// How many times the limit it lasts at most, however slowly the client takes what is left.
 const SLOW_FACTOR: u32 = 60;
 
@@ -33,7 +35,7 @@ pub async fn linger(session: &Session, limit: Duration) {
     let mut at_end = session.at_eof();
     // A flood is left where it is: the client gets time to read why it was cut, and a full socket to write into.
     let is_flood = session.cut_reason() == Some(Cut::Flood);
-    let mut look = LOOK;
+    let mut look = if at_end { LOOK } else { LATER_LOOK };
     loop {
         let left = unacknowledged(session);
         if at_end && left == 0 {
@@ -67,11 +69,10 @@ pub async fn linger(session: &Session, limit: Duration) {
     }
 }
 
-/// Octets that the client has not acknowledged; 0 where it never will.
+/// Octets that the client has not acknowledged, our FIN included; 0 where it never will.
 fn unacknowledged(session: &Session) -> u64 {
-    match kernel::tcp_counts(&*session.tcp().borrow()) {
-        Ok(counts) if counts.state == kernel::STATE_CLOSE => 0,
-        Ok(counts) => session.value(Column::SentWire).saturating_sub(counts.bytes_acked),
-        Err(_) => 0,
+    match kernel::unacked_bytes(&*session.tcp().borrow()) {
+        Ok(left) if left > 0 && !session.is_gone() => left,
+        _ => 0,
     }
 }

@@ -81,9 +81,6 @@ fn admit(worker: &Rc<Worker>, name: &Arc<str>, tcp: TcpStream, peer: SocketAddr)
         // Dropped: the kernel says RST or FIN. Nothing was moved, so nothing is recorded.
         return;
     }
-    if let Err(error) = tcp.set_nodelay(true) {
-        debug!(%peer, %error, "the connection was gone at once");
-    }
     let Some(session) = Session::begin(worker, tcp, Identity::of_peer(peer, listener.name.clone())) else {
         worker.node.release(peer.ip());
         worker.metrics.sessions_refused.increment(1);
@@ -99,11 +96,15 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
     let setup = session.worker.setup();
     let limits = &setup.config.limits;
     // Nothing is allocated for a client that has said nothing: a readable socket, or the sweep, comes first.
-    if listener.config.kind == ListenerKind::Http && !session.readable().await {
+    let early = match listener.config.kind {
+        ListenerKind::Http => session.first_octets().await,
+        _ => Some(Bytes::new()),
+    };
+    let Some(early) = early else {
         session.attribute_by(&listener, None);
         return;
-    }
-    let early = match read_proxy_header(session, &listener, limits.header_read_timeout).await {
+    };
+    let early = match read_proxy_header(session, &listener, early, limits.header_read_timeout).await {
         Ok(early) => early,
         Err(error) => {
             debug!(session = %session.id, %error, "PROXY header refused");
@@ -160,20 +161,26 @@ async fn serve(session: &Rc<Session>, listener: Arc<ListenerSetup>) {
     }
 }
 
-/// Reads the PROXY header where one is due. Returns what was read behind it.
-async fn read_proxy_header(session: &Rc<Session>, listener: &ListenerSetup, limit: Duration) -> io::Result<Bytes> {
+/// Reads the PROXY header where one is due, whose beginning may be in `early`. Returns what was read behind it.
+async fn read_proxy_header(
+    session: &Rc<Session>,
+    listener: &ListenerSetup,
+    early: Bytes,
+    limit: Duration,
+) -> io::Result<Bytes> {
     let config = &listener.config;
     let trusted = is_trusted(session.peer_ip(), &config.trusted_proxies);
     match config.proxy_protocol {
-        ProxyProtocolIn::Off => return Ok(Bytes::new()),
-        ProxyProtocolIn::Optional if !trusted => return Ok(Bytes::new()),
+        ProxyProtocolIn::Off => return Ok(early),
+        ProxyProtocolIn::Optional if !trusted => return Ok(early),
         ProxyProtocolIn::Required if !trusted && !config.trusted_proxies.is_empty() => {
             return Err(io::Error::other("the peer is not a trusted proxy"));
         }
         ProxyProtocolIn::Optional | ProxyProtocolIn::Required => {}
     }
     let read = async {
-        let mut received = Vec::with_capacity(256);
+        let mut received = early.to_vec();
+        session.preamble_is(received.len());
         loop {
             match proxy_protocol::parse(&received).map_err(io::Error::other)? {
                 Parsed::Header { header, bytes } => {

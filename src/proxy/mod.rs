@@ -23,7 +23,6 @@ mod http2;
 mod kernel;
 mod linger;
 mod listener;
-mod memory;
 mod node;
 pub mod proxy_protocol;
 mod pump;

@@ -13,7 +13,7 @@
 //!
 //! *Undelivered.* Octets written and never acknowledged are charged back to the exchanges written last.
 
-use std::cell::{Cell, Ref, RefCell};
+use std::cell::{Cell, OnceCell, Ref, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
@@ -24,6 +24,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::HeaderValue;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tracing::{debug, error};
 
@@ -31,6 +33,7 @@ use super::exchange::{Exchange, Exchanges};
 use super::flood::FloodGate;
 use super::kernel::{self, TcpCounts};
 use super::recorder::{Facts, Measured, Verdict};
+use super::stream::WireStream;
 use super::worker::Worker;
 use crate::event::{End, Kind, Reason, RequestNote, SessionNote, UNATTRIBUTED};
 use crate::ids::Id;
@@ -39,6 +42,9 @@ use crate::units::Column;
 
 /// Usual length of a request's note.
 const NOTE_BYTES: usize = 256;
+
+/// Most octets that the first read takes: usually the whole first head.
+const FIRST_READ_BYTES: usize = 1024;
 
 /// How long a session at most lingers that was cut for what its client does.
 const CUT_LINGER: Duration = Duration::from_millis(200);
@@ -125,6 +131,7 @@ pub struct Session {
     tcp: RefCell<TcpStream>,
     measured: RefCell<Option<Measured>>,
     identity: RefCell<Identity>,
+    client_text: OnceCell<HeaderValue>,
     note: RefCell<Vec<u8>>,
     meter: RefCell<HttpMeter>,
     exchanges: RefCell<Exchanges>,
@@ -168,6 +175,7 @@ impl Session {
             tcp: RefCell::new(tcp),
             measured: RefCell::new(Some(measured)),
             identity: RefCell::new(identity),
+            client_text: OnceCell::new(),
             note: RefCell::new(note),
             meter: RefCell::new(HttpMeter::None),
             exchanges: RefCell::new(Exchanges::default()),
@@ -210,6 +218,16 @@ impl Session {
         note.clear();
         encode_identity(self.id, &self.identity.borrow(), &mut note);
         self.with(|measured| measured.set_note(&note));
+    }
+
+    /// The client's address as text; asked for once the handshakes are over.
+    pub fn client_text(&self) -> HeaderValue {
+        let text = || {
+            let text = self.identity.borrow().client.ip().to_canonical().to_string();
+            // Digits, dots and colons are a valid value.
+            HeaderValue::from_maybe_shared(text.into_bytes()).unwrap_or(HeaderValue::from_static("unknown"))
+        };
+        self.client_text.get_or_init(text).clone()
     }
 
     /// The client's identity is complete: records the opening, once, and shows the session in the live table.
@@ -590,7 +608,7 @@ impl Session {
         let readable = poll_fn(|cx| {
             // The runtime's word that it is readable may be a false alarm, which only a read clears: a look is one.
             let mut octet = [0];
-            let look = self.tcp.borrow().poll_peek(cx, &mut tokio::io::ReadBuf::new(&mut octet));
+            let look = self.tcp.borrow().poll_peek(cx, &mut ReadBuf::new(&mut octet));
             if let Poll::Ready(result) = look {
                 return Poll::Ready(match result {
                     Ok(_) => true,
@@ -605,6 +623,25 @@ impl Session {
         let readable = readable.await;
         self.parked.set(false);
         readable
+    }
+
+    /// Waits for the client's first octets and reads them, wire octets so far. `None` if the session is to end without
+    /// them; empty at the client's end.
+    pub async fn first_octets(self: &Rc<Self>) -> Option<Bytes> {
+        self.parked.set(true);
+        let mut stream = WireStream::new(self.clone());
+        let first = poll_fn(|cx| {
+            let mut octets = [0; FIRST_READ_BYTES];
+            let mut buf = ReadBuf::new(&mut octets);
+            match Pin::new(&mut stream).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) => Poll::Ready(Some(Bytes::copy_from_slice(buf.filled()))),
+                Poll::Ready(Err(_)) => Poll::Ready(None),
+                Poll::Pending => self.poll_signal(false, cx).map(|()| None),
+            }
+        });
+        let first = first.await;
+        self.parked.set(false);
+        first
     }
 
     /// It has no engine: nothing is left to let go of.
@@ -656,7 +693,7 @@ impl Session {
 
     fn close(&self) {
         let Some(measured) = self.measured.borrow_mut().take() else { return };
-        let counts = kernel::tcp_counts(&*self.tcp.borrow());
+        let counts = kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get());
         let sent = measured.get(Column::SentWire);
         // Our FIN is counted as acknowledged too; nothing beyond what we wrote can have been.
         let acked = counts.as_ref().map_or(0, |counts| counts.bytes_acked.min(sent));
@@ -741,7 +778,7 @@ impl Session {
     // ---- audit -------------------------------------------------------------------------------------------------
 
     fn audit_open(&self) -> String {
-        let Ok(counts) = kernel::tcp_counts(&*self.tcp.borrow()) else { return String::new() };
+        let Ok(counts) = kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get()) else { return String::new() };
         let measured = self.measured.borrow();
         let Some(measured) = measured.as_ref() else { return String::new() };
         measured.set(Column::SentAcked, counts.bytes_acked.min(measured.get(Column::SentWire)));
@@ -844,7 +881,6 @@ impl Session {
 
     /// Polls the socket for more from the client, to be thrown away but counted. Ready(false) at its end.
     pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        use tokio::io::{AsyncRead, ReadBuf};
         let mut scratch = [0u8; 8192];
         let mut buf = ReadBuf::new(&mut scratch);
         let poll = Pin::new(&mut *self.tcp.borrow_mut()).poll_read(cx, &mut buf);
@@ -877,7 +913,7 @@ impl Session {
 
     /// The kernel knows that the connection is gone, which only a read or a write would tell us.
     pub fn is_gone(&self) -> bool {
-        kernel::tcp_counts(&*self.tcp.borrow()).is_ok_and(|counts| counts.state == kernel::STATE_CLOSE)
+        kernel::is_closed(&*self.tcp.borrow())
     }
 
     /// The client has reset, or the socket failed otherwise.

@@ -78,8 +78,17 @@ async fn to_upstream(session: &Rc<Session>, listener: &ListenerSetup, stream: &m
         debug!(session = %session.id, name, "no route");
         return session.ends(End::Refused, Reason::BadRequest);
     };
-    let wanted = Wanted { upstream, upstream_index, session, index: u64::MAX, grpc: false, upgrade: true, fresh: true };
-    match upstream::raw(&session.worker, &wanted).await {
+    let (for_upstream, for_session) = (upstream.clone(), session.clone());
+    let wanted = Wanted {
+        upstream: for_upstream,
+        upstream_index,
+        session: for_session,
+        index: u64::MAX,
+        grpc: false,
+        upgrade: true,
+        fresh: true,
+    };
+    match upstream::raw(&wanted).await {
         Ok((origin, member, in_flight)) => {
             session.sent_to_session(&member.name);
             let tunnel = Tunnel { origin, early: Bytes::new(), stream: None, hold: Hold::Raw(in_flight) };

@@ -243,13 +243,13 @@ impl Drop for Lease {
 }
 
 /// What a connection is wanted for.
-pub struct Wanted<'a> {
+pub struct Wanted {
     /// Where to.
-    pub upstream: &'a Arc<UpstreamSetup>,
+    pub upstream: Arc<UpstreamSetup>,
     /// Its place in the configuration.
     pub upstream_index: usize,
     /// For whom.
-    pub session: &'a Rc<Session>,
+    pub session: Rc<Session>,
     /// For which exchange.
     pub index: u64,
     /// gRPC needs HTTP/2.
@@ -261,25 +261,22 @@ pub struct Wanted<'a> {
 }
 
 /// The server whose turn it is. Asked once for each request: a second look would pass a server over.
-pub fn pick(wanted: &Wanted<'_>) -> Result<Arc<Member>, ConnectError> {
+pub fn pick(wanted: &Wanted) -> Result<Arc<Member>, ConnectError> {
     let member = wanted.upstream.group.pick(&[]);
     member.ok_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone()))
 }
 
 /// A connection to this server, or, while one cannot be connected to, to another: as often as configured, for no octet of
 /// the request has left then.
-pub async fn connection(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
-    first: Arc<Member>,
-) -> Result<Connection, ConnectError> {
+pub async fn connection(wanted: &Wanted, first: Arc<Member>) -> Result<Connection, ConnectError> {
+    let worker = &wanted.session.worker;
     let mut member = first;
     let mut tried = Vec::new();
     loop {
-        if let Some(connection) = existing(worker, wanted, &member) {
+        if let Some(connection) = existing(wanted, &member) {
             return Ok(connection);
         }
-        let error = match new_connection(worker, wanted, &member).await {
+        let error = match new_connection(wanted, &member).await {
             Ok(connection) => return Ok(connection),
             Err(error) => error,
         };
@@ -295,8 +292,8 @@ pub async fn connection(
     }
 }
 
-fn key_of(wanted: &Wanted<'_>, member: &Member) -> Key {
-    let upstream = wanted.upstream;
+fn key_of(wanted: &Wanted, member: &Member) -> Key {
+    let upstream = &wanted.upstream;
     let per_session = upstream.config.proxy_protocol != ProxyProtocolOut::Off;
     Key {
         upstream: wanted.upstream_index,
@@ -308,10 +305,10 @@ fn key_of(wanted: &Wanted<'_>, member: &Member) -> Key {
 }
 
 /// A connection to this server that is there already: kept idle, or shared.
-pub fn existing(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>) -> Option<Connection> {
+pub fn existing(wanted: &Wanted, member: &Arc<Member>) -> Option<Connection> {
     let mut key = key_of(wanted, member);
     if key.h2
-        && let Some(connection) = shared(worker, wanted, member, &key)
+        && let Some(connection) = shared(wanted, member, &key)
     {
         return Some(connection);
     }
@@ -319,40 +316,36 @@ pub fn existing(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>) 
     if wanted.fresh {
         return None;
     }
-    let h1 = worker.pools.take(&key)?;
-    h1.link.attribute(wanted.session, wanted.index);
+    let h1 = wanted.session.worker.pools.take(&key)?;
+    h1.link.attribute(&wanted.session, wanted.index);
     h1.link.reused.set(true);
     let kind = LeaseKind::H1 { sender: None, upgraded: Some(h1.upgraded), body: None };
-    Some(Connection::H1(h1.sender, lease(worker, wanted, member, key, h1.link, kind)))
+    Some(Connection::H1(h1.sender, lease(wanted, member, key, h1.link, kind)))
 }
 
-async fn new_connection(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
-    member: &Arc<Member>,
-) -> Result<Connection, ConnectError> {
-    let upstream = wanted.upstream;
+async fn new_connection(wanted: &Wanted, member: &Arc<Member>) -> Result<Connection, ConnectError> {
+    let upstream = &wanted.upstream;
     let mut key = key_of(wanted, member);
-    let link = Rc::new(Link::new(wanted.session, wanted.index));
+    let link = Rc::new(Link::new(&wanted.session, wanted.index));
     let alpn = if wanted.upgrade { Alpn::H1 } else { Alpn::Configured };
     let connect = connect(upstream, member, wanted, link.clone(), alpn);
     let Ok(stream) = tokio::time::timeout(upstream.config.connect_timeout, connect).await else {
         return Err(ConnectError::Timeout(member.name.clone()));
     };
     let stream = stream.map_err(|source| ConnectError::Io { server: member.name.clone(), source })?;
-    worker.metrics.upstream_connections.increment(1);
+    wanted.session.worker.metrics.upstream_connections.increment(1);
     key.h2 = !wanted.upgrade && (stream.negotiated_h2() || upstream.prior_knowledge_h2(wanted.grpc));
     if key.h2 {
-        return new_h2(worker, wanted, member, key, stream, link).await;
+        return new_h2(wanted, member, key, stream, link).await;
     }
-    Ok(new_h1(worker, wanted, member, key, stream, link).await)
+    Ok(new_h1(wanted, member, key, stream, link).await)
 }
 
 /// TCP, then what the configuration puts in front of HTTP.
 async fn connect(
     upstream: &UpstreamSetup,
     member: &Member,
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
     link: Rc<Link>,
     alpn: Alpn,
 ) -> std::io::Result<LinkStream> {
@@ -396,18 +389,16 @@ fn with_alpn(tls: &Arc<rustls::ClientConfig>, alpn: Alpn) -> Arc<rustls::ClientC
 }
 
 /// Connects raw: a tunnel of bytes, nothing of HTTP.
-pub async fn raw(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
-) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
+pub async fn raw(wanted: &Wanted) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
+    let worker = &wanted.session.worker;
     let mut tried = Vec::new();
     let mut last = None;
     loop {
         let Some(member) = wanted.upstream.group.pick(&tried) else {
             return Err(last.unwrap_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone())));
         };
-        let link = Rc::new(Link::new(wanted.session, wanted.index));
-        let connect = connect(wanted.upstream, &member, wanted, link, Alpn::Nothing);
+        let link = Rc::new(Link::new(&wanted.session, wanted.index));
+        let connect = connect(&wanted.upstream, &member, wanted, link, Alpn::Nothing);
         let result = tokio::time::timeout(wanted.upstream.config.connect_timeout, connect).await;
         let error = match result {
             Ok(Ok(stream)) => {
@@ -429,26 +420,19 @@ pub async fn raw(
     }
 }
 
-fn shared(worker: &Rc<Worker>, wanted: &Wanted<'_>, member: &Arc<Member>, key: &Key) -> Option<Connection> {
-    let pools = worker.pools.h2.borrow();
+fn shared(wanted: &Wanted, member: &Arc<Member>, key: &Key) -> Option<Connection> {
+    let pools = wanted.session.worker.pools.h2.borrow();
     let usable = |h2: &H2| !h2.closed.get() && h2.open.get() < H2_STREAMS_MAX;
     let (_, h2) = pools.iter().find(|(known, h2)| known == key && usable(h2))?;
     h2.open.set(h2.open.get() + 1);
     let kind = LeaseKind::H2 { open: h2.open.clone(), stream: Cell::new(None) };
-    let lease = lease(worker, wanted, member, key.clone(), h2.link.clone(), kind);
+    let lease = lease(wanted, member, key.clone(), h2.link.clone(), kind);
     Some(Connection::H2(h2.sender.clone(), lease))
 }
 
-fn lease(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
-    member: &Arc<Member>,
-    key: Key,
-    link: Rc<Link>,
-    kind: LeaseKind,
-) -> Lease {
+fn lease(wanted: &Wanted, member: &Arc<Member>, key: Key, link: Rc<Link>, kind: LeaseKind) -> Lease {
     Lease {
-        worker: worker.clone(),
+        worker: wanted.session.worker.clone(),
         key,
         link,
         idle_max: wanted.upstream.config.idle_connections_max,
@@ -458,15 +442,11 @@ fn lease(
     }
 }
 
-async fn new_h1(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
-    member: &Arc<Member>,
-    key: Key,
-    stream: LinkStream,
-    link: Rc<Link>,
-) -> Connection {
-    let handshake = http1::Builder::new().max_headers(256).handshake::<_, RequestBody>(TokioIo::new(stream)).await;
+async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStream, link: Rc<Link>) -> Connection {
+    let buffer_bytes = wanted.session.worker.setup().config.limits.h1_buffer_bytes();
+    let mut builder = http1::Builder::new();
+    builder.max_headers(256).max_buf_size(buffer_bytes);
+    let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
     // The h1 handshake does no I/O and cannot fail.
     let (sender, mut connection) = match handshake {
         Ok(parts) => parts,
@@ -485,12 +465,11 @@ async fn new_h1(
         drop(hand_over.send((parts.io.into_inner(), parts.read_buf)));
     });
     let kind = LeaseKind::H1 { sender: None, upgraded: Some(upgraded), body: None };
-    Connection::H1(sender, lease(worker, wanted, member, key, link, kind))
+    Connection::H1(sender, lease(wanted, member, key, link, kind))
 }
 
 async fn new_h2(
-    worker: &Rc<Worker>,
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
     member: &Arc<Member>,
     key: Key,
     stream: LinkStream,
@@ -515,16 +494,16 @@ async fn new_h2(
         is_closed.set(true);
     });
     let kind = LeaseKind::H2 { open: open.clone(), stream: Cell::new(None) };
-    let lease = lease(worker, wanted, member, key.clone(), link.clone(), kind);
-    let shared = H2 { sender: sender.clone(), link, open, closed, idle_since_us: worker.coarse_now_us() };
-    worker.pools.h2.borrow_mut().push((key, shared));
+    let lease = lease(wanted, member, key.clone(), link.clone(), kind);
+    let shared =
+        H2 { sender: sender.clone(), link, open, closed, idle_since_us: wanted.session.worker.coarse_now_us() };
+    wanted.session.worker.pools.h2.borrow_mut().push((key, shared));
     Ok(Connection::H2(sender, lease))
 }
 
 /// Sends a request as a stream of a shared connection; its body follows by a task of its own.
 pub async fn send_h2(
-    session: &Rc<Session>,
-    wanted: &Wanted<'_>,
+    wanted: &Wanted,
     sender: h2::client::SendRequest<Bytes>,
     lease: Lease,
     request: http::Request<RequestBody>,
@@ -541,9 +520,9 @@ pub async fn send_h2(
     let no_body = http_body::Body::is_end_stream(&body);
     let mut ready = sender.ready().await?;
     let (response, stream) = ready.send_request(http::Request::from_parts(parts, ()), no_body)?;
-    lease.streams(u64::from(stream.stream_id().as_u32()), session, wanted.index);
+    lease.streams(u64::from(stream.stream_id().as_u32()), &wanted.session, wanted.index);
     if !no_body {
-        let session = session.clone();
+        let session = wanted.session.clone();
         let index = wanted.index;
         spawn(async move {
             if let Err(error) = pump::pump(body, stream, &session, index).await {

@@ -13,7 +13,6 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::task::JoinHandle;
 
-use super::memory;
 use super::node::Node;
 use super::recorder::Recorder;
 use super::session::{Cut, Session};
@@ -33,9 +32,6 @@ const GONE_AFTER_US: i64 = 1_000_000;
 /// An HTTP/1 client that says nothing for this long gets by without an engine's buffers, µs.
 const PARK_AFTER_US: i64 = 1_000_000;
 
-/// Memory that sessions have freed is given back this often, µs.
-const GIVE_BACK_US: i64 = 5_000_000;
-
 /// One worker thread's state.
 pub struct Worker {
     /// Writes its shard.
@@ -51,9 +47,6 @@ pub struct Worker {
     sessions: RefCell<Vec<Weak<Session>>>,
     setup: RefCell<Arc<Setup>>,
     generation: Cell<u64>,
-    /// Sessions have ended or parked since memory was given back.
-    has_freed: Cell<bool>,
-    gave_back_at_us: Cell<i64>,
 }
 
 thread_local! {
@@ -90,8 +83,6 @@ impl Worker {
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
             setup: RefCell::new(setup),
-            has_freed: Cell::new(false),
-            gave_back_at_us: Cell::new(started_at_us),
             node,
         });
         CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&worker));
@@ -123,7 +114,6 @@ impl Worker {
     pub(super) fn released(&self, peer: IpAddr) {
         self.metrics.sessions_open.decrement(1);
         self.node.release(peer);
-        self.has_freed.set(true);
     }
 
     /// True when no session is left.
@@ -187,11 +177,6 @@ impl Worker {
         let losses = std::mem::take(&mut *self.node.losses.lock().unwrap_or_else(PoisonError::into_inner));
         losses.into_iter().for_each(|loss| self.recorder.state_loss(loss));
         self.recorder.beat(self.started_at_us);
-        if self.has_freed.get() && now_us - self.gave_back_at_us.get() > GIVE_BACK_US {
-            self.has_freed.set(false);
-            self.gave_back_at_us.set(now_us);
-            memory::give_back();
-        }
     }
 }
 
@@ -212,7 +197,6 @@ fn enforce_times(session: &Session, setup: &Setup, now_us: i64) {
             session.cut(Cut::KeepAlive);
         } else if idle_us > PARK_AFTER_US && session.is_h1() && !session.is_parked() {
             session.park();
-            session.worker.has_freed.set(true);
         }
         return;
     }

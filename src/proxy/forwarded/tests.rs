@@ -89,7 +89,8 @@ fn sent_up(headers: &[(&str, &str)], trusted: bool, forwarded: ForwardedPolicy) 
         map.append(HeaderName::try_from(*name).unwrap(), HeaderValue::try_from(*value).unwrap());
     }
     let host = HeaderValue::from_static("a.test");
-    let hop = Hop { peer: "10.0.0.1".parse().unwrap(), trusted, tls: true, host: Some(&host), forwarded };
+    let peer = HeaderValue::from_static("10.0.0.1");
+    let hop = Hop { peer: &peer, trusted, tls: true, host: Some(&host), forwarded };
     set_forwarded(&mut map, &hop);
     let mut lines: Vec<_> = map.iter().map(|(name, value)| format!("{name}: {}", value.to_str().unwrap())).collect();
     lines.sort();

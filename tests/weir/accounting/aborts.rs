@@ -78,7 +78,7 @@ fn a_download_that_the_client_leaves_by_close_is_charged_for_what_arrived() {
 #[test]
 fn a_client_that_stops_reading_is_cut_and_charged_for_what_arrived() {
     let origin = Origin::http();
-    let weir = Weir::start(&Config::http(origin.address).limit("idle_timeout_ms = 500\nlinger_ms = 300"));
+    let weir = Weir::start(&Config::http(origin.address).limit("idle_timeout_ms = 2000\nlinger_ms = 300"));
     let mut client = Client::connect_narrow(weir.address("web"));
     client.request(b"GET /bytes/9000000 HTTP/1.1\r\nhost: test\r\n\r\n", 0, Cuts::Whole);
     client.reader.octets(20_000);
