@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use super::{End, Kind, Phase, Reason};
 use crate::ids::Id;
-use crate::units::Counters;
+use crate::units::{COLUMNS, Counters};
 
 /// Who a session is: encoded once, when the handshakes are over.
 #[derive(Clone, Copy, Debug)]
@@ -114,9 +114,9 @@ pub struct Tail<'a> {
     /// Why it is not billable; `Unspecified` if it is.
     pub reason: Reason,
     /// Since the record before.
-    pub deltas: Counters,
+    pub deltas: &'a Counters,
     /// Since it began.
-    pub totals: Counters,
+    pub totals: &'a Counters,
     /// Empty, or the invariant that failed.
     pub audit: &'a str,
     /// Size of a write in flight at a kill.
@@ -127,32 +127,143 @@ pub struct Tail<'a> {
     pub requests: u64,
 }
 
+/// The most that a tail's numbers take: 18 counters and 11 others, each two octets of tag and ten of value; and what the last
+/// whole word may reach beyond them.
+const NUMBERS_BYTES_MAX: usize = (18 + 11) * 12 + 8;
+
 impl Tail<'_> {
-    /// Appends the tail's bytes.
-    pub fn encode(&self, to: &mut Vec<u8>) {
-        number(to, 1, self.kind as u64);
-        number(to, 2, self.phase as u64);
-        number(to, 7, self.started_at_us.max(0) as u64);
-        number(to, 8, self.at_us.max(0) as u64);
-        number(to, 9, u64::from(self.status));
-        number(to, 10, self.end as u64);
-        number(
-            to,
-            11,
-            u64::from(self.reason == Reason::Unspecified && matches!(self.kind, Kind::Session | Kind::Request)),
-        );
-        number(to, 12, self.reason as u64);
-        for (field, value) in (40..).zip(self.deltas.to_array()) {
-            number(to, field, value);
-        }
-        for (field, value) in (50..).zip(self.totals.to_array()) {
-            number(to, field, value);
-        }
-        string(to, 60, self.audit);
-        number(to, 61, self.uncertain_bytes);
-        number(to, 62, self.folded);
-        number(to, 63, self.requests);
+    /// The most that [`Self::encode`] writes.
+    pub fn bytes_max(&self) -> usize {
+        NUMBERS_BYTES_MAX + 12 + self.audit.len()
     }
+
+    /// Writes the tail's bytes to the beginning of `room`, which has [`Self::bytes_max`]; how many they are.
+    #[inline]
+    pub fn encode(&self, room: &mut [u8]) -> usize {
+        let Some(numbers) = room.first_chunk_mut() else { return 0 };
+        let used = self.encode_numbers(numbers);
+        if self.audit.is_empty() { used } else { self.encode_audit(room, used) }
+    }
+
+    #[cold]
+    fn encode_audit(&self, room: &mut [u8], used: usize) -> usize {
+        let mut audit = Vec::with_capacity(12 + self.audit.len());
+        string(&mut audit, 60, self.audit);
+        let end = used + audit.len();
+        match room.get_mut(used..end) {
+            Some(place) => {
+                place.copy_from_slice(&audit);
+                end
+            }
+            None => used,
+        }
+    }
+
+    #[inline]
+    fn encode_numbers(&self, room: &mut Room) -> usize {
+        let is_billable = self.reason == Reason::Unspecified && matches!(self.kind, Kind::Session | Kind::Request);
+        let mut used = put::<1>(room, 0, tag(1), self.kind as u64);
+        used = put::<1>(room, used, tag(2), self.phase as u64);
+        used = put::<1>(room, used, tag(7), self.started_at_us.max(0) as u64);
+        used = put::<1>(room, used, tag(8), self.at_us.max(0) as u64);
+        used = put::<1>(room, used, tag(9), u64::from(self.status));
+        used = put::<1>(room, used, tag(10), self.end as u64);
+        used = put::<1>(room, used, tag(11), u64::from(is_billable));
+        used = put::<1>(room, used, tag(12), self.reason as u64);
+        let (deltas, totals) = (self.deltas.to_array(), self.totals.to_array());
+        for column in 0..COLUMNS {
+            used = put_column(room, used, column, deltas[column], totals[column]);
+        }
+        if self.uncertain_bytes | self.folded | self.requests != 0 {
+            used = put::<2>(room, used, tag(61), self.uncertain_bytes);
+            used = put::<2>(room, used, tag(62), self.folded);
+            used = put::<2>(room, used, tag(63), self.requests);
+        }
+        used
+    }
+}
+
+type Room = [u8; NUMBERS_BYTES_MAX];
+
+const DELTA_TAGS: [u64; COLUMNS] = tags(40);
+const TOTAL_TAGS: [u64; COLUMNS] = tags(50);
+
+/// A number's tag: one octet below field 16, else two.
+const fn tag(field: u64) -> u64 {
+    let tag = field << 3;
+    if tag < 0x80 { tag } else { tag & 0x7f | 0x80 | (tag >> 7) << 8 }
+}
+
+/// Of nine fields in a row.
+const fn tags(first_field: u64) -> [u64; COLUMNS] {
+    let mut tags = [0; COLUMNS];
+    let mut column = 0;
+    while column < COLUMNS {
+        tags[column] = tag(first_field + column as u64);
+        column += 1;
+    }
+    tags
+}
+
+/// A column's delta and its total. They are the same in the one record of a short request, so one sum does for both.
+#[inline(always)]
+fn put_column(room: &mut Room, used: usize, column: usize, delta: u64, total: u64) -> usize {
+    if delta | total == 0 {
+        return used;
+    }
+    if delta == total && total < 0x4000 {
+        let second = u64::from(total >= 0x80);
+        let octets = (total & 0x7f | second << 7 | total >> 7 << 8) << 16;
+        let bytes = 3 + second as usize;
+        let used = put_word(room, used, DELTA_TAGS[column] | octets, bytes);
+        return put_word(room, used, TOTAL_TAGS[column] | octets, bytes);
+    }
+    let used = put::<2>(room, used, DELTA_TAGS[column], delta);
+    put::<2>(room, used, TOTAL_TAGS[column], total)
+}
+
+/// Writes a number that is not 0 at `used`, behind its tag of so many octets; where the next one begins.
+#[inline(always)]
+fn put<const TAG_BYTES: usize>(room: &mut Room, used: usize, tag: u64, value: u64) -> usize {
+    if value == 0 {
+        return used;
+    }
+    if value < 0x4000 {
+        // One or two octets, without asking which: most counters are one or the other at random.
+        let second = u64::from(value >= 0x80);
+        let octets = value & 0x7f | second << 7 | value >> 7 << 8;
+        return put_word(room, used, tag | octets << (8 * TAG_BYTES), TAG_BYTES + 1 + second as usize);
+    }
+    let used = put_word(room, used, tag, TAG_BYTES);
+    put_large(room, used, value)
+}
+
+/// The first `count` octets of a word; what is stored behind them is overwritten by the next.
+#[inline(always)]
+fn put_word(room: &mut Room, used: usize, word: u64, count: usize) -> usize {
+    if used > NUMBERS_BYTES_MAX - 8 {
+        return used;
+    }
+    room[used..used + 8].copy_from_slice(&word.to_le_bytes());
+    used + count
+}
+
+#[inline(never)]
+fn put_large(room: &mut Room, mut used: usize, mut value: u64) -> usize {
+    if value < 1 << 56 {
+        // Seven bits to each octet, in three steps, then the mark of "more follows" on all but the last.
+        let halves = value & 0x0fff_ffff | (value & 0x00ff_ffff_f000_0000) << 4;
+        let quarters = halves & 0x0000_3fff_0000_3fff | (halves & 0x0fff_c000_0fff_c000) << 2;
+        let octets = quarters & 0x007f_007f_007f_007f | (quarters & 0x3f80_3f80_3f80_3f80) << 1;
+        let count = (70 - value.leading_zeros() as usize) / 7;
+        let more = 0x0080_8080_8080_8080 & ((1 << (8 * (count - 1))) - 1);
+        return put_word(room, used, octets | more, count);
+    }
+    while value >= 0x80 {
+        used = put_word(room, used, value & 0x7f | 0x80, 1);
+        value >>= 7;
+    }
+    put_word(room, used, value, 1)
 }
 
 fn client(to: &mut Vec<u8>, (ip, port): (IpAddr, u16), peer: IpAddr) {
@@ -176,9 +287,20 @@ fn string(to: &mut Vec<u8>, field: u32, value: &str) {
     }
 }
 
+#[inline]
 fn bytes(to: &mut Vec<u8>, field: u32, value: &[u8]) {
-    varint(to, u64::from(field << 3 | 2));
-    varint(to, value.len() as u64);
+    let tag = field << 3 | 2;
+    // Nearly always: one or two octets of tag, one of length, written at once.
+    match (tag, value.len()) {
+        (..0x80, length @ ..0x80) => to.extend_from_slice(&[tag as u8, length as u8]),
+        (0x80..0x4000, length @ ..0x80) => {
+            to.extend_from_slice(&[tag as u8 | 0x80, (tag >> 7) as u8, length as u8]);
+        }
+        (_, length) => {
+            varint(to, u64::from(tag));
+            varint(to, length as u64);
+        }
+    }
     to.extend_from_slice(value);
 }
 
@@ -225,7 +347,7 @@ mod tests {
         RequestNote { account: "other", host: "a.test", method: "GET", path: "/x", ..Default::default() }
             .encode(&mut buf);
         let totals = Counters { received_body: 1, sent_wire: 1 << 40, upstream_received: 9, ..Default::default() };
-        Tail {
+        let tail = Tail {
             kind: Kind::Request,
             phase: Phase::Close,
             started_at_us: 5,
@@ -233,14 +355,16 @@ mod tests {
             status: 200,
             end: End::Done,
             reason: Reason::Unspecified,
-            deltas: totals,
-            totals,
+            deltas: &totals,
+            totals: &totals,
             audit: "",
             uncertain_bytes: 3,
             folded: 0,
             requests: 0,
-        }
-        .encode(&mut buf);
+        };
+        let mut room = vec![0; tail.bytes_max()];
+        let used = tail.encode(&mut room);
+        buf.extend_from_slice(&room[..used]);
         let record = UsageRecord::decode(buf.as_slice()).unwrap();
         assert_eq!(record.account, "other");
         assert_eq!(record.session_id, session_id.0.to_vec());
@@ -251,5 +375,37 @@ mod tests {
         assert_eq!(record.upstream_received_bytes, 9);
         assert_eq!((record.kind(), record.phase(), record.end()), (Kind::Request, Phase::Close, End::Done));
         assert_eq!(record.at, 1_700_000_000_000_000);
+    }
+    #[test]
+    fn numbers_of_every_size_come_back() {
+        for bits in 0..64 {
+            for value in [1u64 << bits, (1 << bits) - 1, (1 << bits) | 1, (1 << bits) | (1 << (bits / 2))] {
+                let value = value & i64::MAX as u64;
+                let counters = Counters::from_array([value; 9]);
+                let tail = Tail {
+                    kind: Kind::Gap,
+                    phase: Phase::Close,
+                    started_at_us: value as i64,
+                    at_us: value as i64,
+                    status: u16::MAX,
+                    end: End::Internal,
+                    reason: Reason::NoRequest,
+                    deltas: &counters,
+                    totals: &counters,
+                    audit: "a",
+                    uncertain_bytes: value,
+                    folded: value,
+                    requests: value,
+                };
+                let mut buf = vec![0xFF; tail.bytes_max()];
+                let used = tail.encode(&mut buf);
+                buf.truncate(used);
+                let record = UsageRecord::decode(buf.as_slice()).unwrap();
+                assert_eq!((record.deltas(), record.totals()), (counters, counters), "{value}");
+                let numbers = [record.started_at, record.at, record.uncertain_bytes, record.folded, record.requests];
+                assert_eq!(numbers, [value as i64; 5]);
+                assert_eq!((record.status, record.audit.as_str()), (65535, "a"));
+            }
+        }
     }
 }

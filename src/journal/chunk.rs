@@ -20,7 +20,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use super::allocation::{allocate_file, ensure_allocated};
 use super::mapping::{Mapping, copy_in, copy_out};
 use super::outcome::{Outcome, SlotKind};
-use super::{Error, FORMAT_VERSION, io_error};
+use super::{Error, FORMAT_VERSION, checksum, io_error};
 use crate::units::{COLUMNS, Column, Counters};
 
 /// The longest note of a slot.
@@ -328,7 +328,7 @@ impl Chunk {
         assert!(note.len() <= NOTE_BYTES_MAX, "a note of {} bytes", note.len());
         let at = 2 * BLOCK_WORDS + offset / 8;
         copy_in(&self.cold(entry)[at..at + note.len().div_ceil(8)], note);
-        NoteWord { offset, bytes: note.len(), checksum: crc32c::crc32c(note) }
+        NoteWord { offset, bytes: note.len(), checksum: checksum::append(0, note) }
     }
 
     /// The note; `None` if its checksum disagrees (replaced at this moment by another thread, or damaged).
@@ -340,10 +340,28 @@ impl Chunk {
         (crc32c::crc32c(&note) == word.checksum).then_some(note)
     }
 
-    /// Replaces the note. Killed at any store, either the old or the new one counts: where both fit, the new one goes beside the old
-    /// one and the word decides; where not, it first goes whole to the chunk's page, from which recovery can finish the move.
-    /// Callers that share a chunk must not do this at the same time.
-    pub(super) fn set_note(&self, entry: u32, note: &[u8]) {
+    /// Makes the note longer: `note` begins with the `kept_bytes` that are there already. False, and nothing done, where that is not so
+    /// or there is no room behind it. What is there stays as it is, so killed at any store the old note counts or the new one.
+    #[inline]
+    pub(super) fn extend_note(&self, entry: u32, note: &[u8], kept_bytes: usize) -> bool {
+        let hot = self.hot(entry);
+        let Some(old) = NoteWord::unpack(hot[NOTE].load(Ordering::Relaxed)) else { return false };
+        if old.bytes != kept_bytes || old.offset + note.len() > NOTE_BYTES_MAX {
+            return false;
+        }
+        let Some(added) = note.get(kept_bytes..) else { return false };
+        // From the last word on that was begun: its first octets are stored again as they are.
+        let begun = kept_bytes / 8;
+        let at = 2 * BLOCK_WORDS + old.offset / 8;
+        copy_in(&self.cold(entry)[at + begun..at + note.len().div_ceil(8)], &note[begun * 8..]);
+        let checksum = checksum::append(old.checksum, added);
+        hot[NOTE].store(NoteWord { offset: old.offset, bytes: note.len(), checksum }.pack(), Ordering::Release);
+        true
+    }
+
+    /// Replaces the note if both fit beside each other: the word decides, so killed at any store either the old or the new one counts.
+    /// False, and nothing done, where they do not.
+    pub(super) fn set_note_beside(&self, entry: u32, note: &[u8]) -> bool {
         assert!(note.len() <= NOTE_BYTES_MAX, "a note of {} bytes", note.len());
         let hot = self.hot(entry);
         let old = NoteWord::unpack(hot[NOTE].load(Ordering::Relaxed));
@@ -360,8 +378,13 @@ impl Chunk {
         if let Some(offset) = beside {
             let word = self.write_note(entry, offset, note);
             hot[NOTE].store(word.pack(), Ordering::Release);
-            return;
         }
+        beside.is_some()
+    }
+
+    /// Replaces the note where [`Self::set_note_beside`] cannot: it first goes whole to the chunk's page, from which recovery can finish
+    /// the move. Callers that share a chunk must not do this at the same time.
+    pub(super) fn set_note_by_the_page(&self, entry: u32, note: &[u8]) {
         let redo = &self.mapping.words()[REDO..REDO + 3 + NOTE_WORDS];
         copy_in(&redo[3..3 + note.len().div_ceil(8)], note);
         let word = NoteWord { offset: 0, bytes: note.len(), checksum: crc32c::crc32c(note) };
@@ -458,9 +481,32 @@ mod tests {
         chunk.begin(0, SlotKind::Session, 1, b"");
         for size in [0, 1, 200, 240, 241, 480, 480, 3, 479, 8, 0, 300] {
             let note = vec![size as u8; size];
-            chunk.set_note(0, &note);
+            if !chunk.set_note_beside(0, &note) {
+                chunk.set_note_by_the_page(0, &note);
+            }
             assert_eq!(&*chunk.note(0).unwrap(), note.as_slice(), "{size}");
         }
+    }
+
+    #[test]
+    fn a_note_grows_in_place_and_is_whole_at_every_store() {
+        for (first, then) in [(0, 1), (1, 8), (7, 9), (8, 8), (100, 155), (100, 104), (479, 480)] {
+            let (_directory, chunk) = chunk();
+            let note: Vec<u8> = (0..then).map(|at| at as u8 | 1).collect();
+            chunk.begin(0, SlotKind::Session, 1, &note[..first]);
+            let word = chunk.hot(0)[NOTE].load(Ordering::Relaxed);
+            assert!(!chunk.extend_note(0, &note, first + 1), "of another length");
+            assert!(chunk.extend_note(0, &note, first));
+            assert_eq!(&*chunk.note(0).unwrap(), note.as_slice());
+            // The word is stored last: killed before, the note is still the old one.
+            chunk.hot(0)[NOTE].store(word, Ordering::Relaxed);
+            assert_eq!(&*chunk.note(0).unwrap(), &note[..first]);
+        }
+        let (_directory, chunk) = chunk();
+        chunk.begin(0, SlotKind::Session, 1, &[1; 100]);
+        assert!(chunk.set_note_beside(0, &[2; 104]));
+        assert!(!chunk.extend_note(0, &[2; 480], 104), "no room behind the other");
+        assert_eq!(&*chunk.note(0).unwrap(), &[2; 104]);
     }
 
     #[test]

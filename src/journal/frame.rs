@@ -8,6 +8,7 @@
 //! `slot` is the number of the slot that the record is about, plus one (0: none), its top bit set when the record closes it; with
 //! `generation` (the low half of the slot's) recovery after a power cut knows which records a slot page of an older moment does not.
 
+use super::checksum;
 use super::mapping::Mapping;
 
 /// The largest payload of a record.
@@ -69,29 +70,62 @@ pub(super) fn seed(epoch: u32, shard: u16) -> u32 {
     crc32c::crc32c(&bytes)
 }
 
-fn header(seed: u32, seq: u64, about: SlotRef, payload: &[u8]) -> [u8; HEADER_BYTES] {
-    let mut bytes = [0; HEADER_BYTES];
-    bytes[0..4].copy_from_slice(&(payload.len() as u32).to_le_bytes());
-    bytes[8..16].copy_from_slice(&seq.to_le_bytes());
-    bytes[16..20].copy_from_slice(&about.slot.to_le_bytes());
-    bytes[20..24].copy_from_slice(&about.generation.to_le_bytes());
-    let checksum = checksum(seed, &bytes, payload);
-    bytes[4..8].copy_from_slice(&checksum.to_le_bytes());
-    bytes
+fn checksum_of(seed: u32, header: &[u8; HEADER_BYTES], payload: &[u8]) -> u32 {
+    let sum = checksum::append(seed, &header[0..4]);
+    let sum = checksum::append(sum, &header[8..]);
+    checksum::append(sum, payload)
 }
 
-fn checksum(seed: u32, header: &[u8; HEADER_BYTES], payload: &[u8]) -> u32 {
-    let checksum = crc32c::crc32c_append(seed, &header[0..4]);
-    let checksum = crc32c::crc32c_append(checksum, &header[8..]);
-    crc32c::crc32c_append(checksum, payload)
+/// A frame being put together: four octets of nothing, then all that the checksum covers in the order that it is covered in, so
+/// that one pass does it. What is stored is the same with the length moved to the front and the checksum behind it.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    /// As long as any frame before it: what is behind `used` is of no meaning.
+    bytes: Vec<u8>,
+    used: usize,
 }
 
-/// Writes a frame at byte `offset` (a multiple of 8) of `mapping`. It is published by nobody yet.
-#[inline]
-pub(super) fn write(mapping: &Mapping, offset: u64, seed: u32, seq: u64, about: SlotRef, payload: &[u8]) {
-    let at = (offset / 8) as usize;
-    mapping.copy_in(at + HEADER_BYTES / 8, payload);
-    mapping.copy_in(at, &header(seed, seq, about, payload));
+impl Draft {
+    /// A frame whose payload, of at most `bytes_max`, `encode` writes to the beginning of the room it is given; it says how much.
+    #[inline]
+    pub(super) fn fill(&mut self, bytes_max: usize, encode: impl FnOnce(&mut [u8]) -> usize) {
+        if self.bytes.len() < HEADER_BYTES + bytes_max {
+            self.bytes.resize(HEADER_BYTES + bytes_max, 0);
+        }
+        let room = &mut self.bytes[HEADER_BYTES..];
+        let used = encode(room);
+        assert!(used <= room.len(), "a payload longer than its room");
+        self.used = HEADER_BYTES + used;
+    }
+
+    pub(super) fn copy(&mut self, payload: &[u8]) {
+        self.fill(payload.len(), |room| {
+            room[..payload.len()].copy_from_slice(payload);
+            payload.len()
+        });
+    }
+
+    #[inline]
+    pub(super) fn payload_bytes(&self) -> usize {
+        self.used - HEADER_BYTES
+    }
+
+    /// Writes the frame at byte `offset` (a multiple of 8) of `mapping`. It is published by nobody yet.
+    #[inline]
+    pub(super) fn write(&mut self, mapping: &Mapping, offset: u64, seed: u32, seq: u64, about: SlotRef) {
+        let length = self.payload_bytes() as u32;
+        if let Some(header) = self.bytes.first_chunk_mut::<HEADER_BYTES>() {
+            header[4..8].copy_from_slice(&length.to_le_bytes());
+            header[8..16].copy_from_slice(&seq.to_le_bytes());
+            header[16..20].copy_from_slice(&about.slot.to_le_bytes());
+            header[20..24].copy_from_slice(&about.generation.to_le_bytes());
+        }
+        let checksum = checksum::append(seed, &self.bytes[4..self.used]);
+        let first = u64::from(length) | u64::from(checksum) << 32;
+        let at = (offset / 8) as usize;
+        mapping.copy_in(at + 1, &self.bytes[8..self.used]);
+        mapping.copy_in(at, &first.to_le_bytes());
+    }
 }
 
 /// What the first bytes claim: (payload length, seq), checked against nothing.
@@ -113,7 +147,7 @@ pub(super) fn read(bytes: &[u8], seed: u32) -> Option<(Head, &[u8])> {
     }
     let payload = bytes.get(HEADER_BYTES..HEADER_BYTES + payload_bytes)?;
     let word = |at: usize| header[at..].first_chunk::<4>().map(|bytes| u32::from_le_bytes(*bytes));
-    if word(4)? != checksum(seed, header, payload) {
+    if word(4)? != checksum_of(seed, header, payload) {
         return None;
     }
     let about = SlotRef { slot: word(16)?, generation: word(20)? };
@@ -123,13 +157,20 @@ pub(super) fn read(bytes: &[u8], seed: u32) -> Option<(Head, &[u8])> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::copy_out;
     use super::*;
 
     fn framed(payload: &[u8]) -> Vec<u8> {
-        let about = SlotRef::new(7, 3, true);
-        let mut bytes = header(seed(1, 2), 42, about, payload).to_vec();
-        bytes.extend_from_slice(payload);
-        bytes.resize(frame_bytes(payload.len()), 0);
+        let file = tempfile::tempfile().unwrap();
+        file.set_len(4096).unwrap();
+        let mapping = Mapping::new(&file, 4096).unwrap();
+        let mut draft = Draft::default();
+        draft.copy(&[0xFF; 2000]);
+        draft.copy(payload);
+        assert_eq!(draft.payload_bytes(), payload.len());
+        draft.write(&mapping, 64, seed(1, 2), 42, SlotRef::new(7, 3, true));
+        let mut bytes = vec![0; frame_bytes(payload.len())];
+        copy_out(&mapping.words()[8..], &mut bytes);
         bytes
     }
 

@@ -31,6 +31,7 @@
 //! prefix of stores is a valid state.
 
 mod allocation;
+mod checksum;
 mod chunk;
 mod cursor;
 mod frame;

@@ -16,7 +16,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use super::frame::{self, SlotRef};
+use super::frame::{self, Draft, SlotRef};
 use super::mapping::Mapping;
 use super::{Error, FORMAT_VERSION, io_error};
 
@@ -268,10 +268,10 @@ impl Segment {
 
     /// Appends behind `mark` and publishes. The writer alone does this.
     #[inline]
-    pub(super) fn append(&self, mark: Mark, seed: u32, about: SlotRef, payload: &[u8]) -> Mark {
+    pub(super) fn append(&self, mark: Mark, seed: u32, about: SlotRef, draft: &mut Draft) -> Mark {
         let seq = self.name.first_seq + mark.count;
-        frame::write(&self.mapping, mark.end, seed, seq, about, payload);
-        let mark = Mark { end: mark.end + frame::frame_bytes(payload.len()) as u64, count: mark.count + 1 };
+        draft.write(&self.mapping, mark.end, seed, seq, about);
+        let mark = Mark { end: mark.end + frame::frame_bytes(draft.payload_bytes()) as u64, count: mark.count + 1 };
         self.set_published(mark);
         mark
     }

@@ -108,6 +108,15 @@ impl Slot {
         self.table.set_note(&self.chunk, self.entry, note);
     }
 
+    /// Makes the note longer: `note` begins with the first `kept_bytes` of it, which are all that it has. At most
+    /// [`super::NOTE_BYTES_MAX`] bytes. A kill leaves the old one or the new one.
+    #[inline]
+    pub fn extend_note(&self, note: &[u8], kept_bytes: usize) {
+        if !self.chunk.extend_note(self.entry, note, kept_bytes) {
+            self.set_note(note);
+        }
+    }
+
     /// The intent of a record: the one that [`super::Writer::append`] is about to give `seq`, which must be its
     /// [`super::Writer::next_seq`], holds everything up to `totals`. The next append, whichever it is, is taken for it.
     /// `closing`: nothing of this slot follows.

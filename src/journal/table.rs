@@ -218,9 +218,12 @@ impl Table {
     }
 
     pub(super) fn set_note(&self, chunk: &Chunk, entry: u32, note: &[u8]) {
-        // The lock is for the chunk's page that the note may have to pass through.
+        if chunk.set_note_beside(entry, note) {
+            return;
+        }
+        // The lock is for the chunk's one page that the note passes through.
         let state = lock(&self.state);
-        chunk.set_note(entry, note);
+        chunk.set_note_by_the_page(entry, note);
         drop(state);
     }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::allocation::{make_directory, sync_directory};
-use super::frame::{self, HEADER_BYTES, PAYLOAD_BYTES_MAX, SlotRef};
+use super::frame::{self, Draft, HEADER_BYTES, PAYLOAD_BYTES_MAX, SlotRef};
 use super::segment::{FRAMES_AT, Mark, NODE_BYTES_MAX, Names, Segment};
 use super::shared::{Shared, Spare, remove_if_there};
 use super::statedir::EpochDir;
@@ -26,6 +26,7 @@ pub struct Writer {
     slots: SlotTable,
     segment: Arc<Segment>,
     mark: Mark,
+    draft: Draft,
     next_seq: u64,
     generation: u32,
     seed: u32,
@@ -111,6 +112,7 @@ impl Writer {
             shared,
             segment,
             mark,
+            draft: Draft::default(),
             next_seq,
             beyond_budget,
             disk_retry_at: None,
@@ -133,36 +135,47 @@ impl Writer {
         Arc::clone(&self.shared)
     }
 
-    /// Appends a record and publishes it: a memory copy and a release store. If [`super::Slot::begin_record`] came before, this is its
-    /// record. On an error nothing was appended and the intent is taken back.
+    /// [`Self::append_with`], for a payload that is there already.
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
-        let intent = self.shared.table.take_intent();
-        let about = match &intent {
-            Some(intent) => {
-                assert_eq!(intent.seq, self.next_seq, "the record of another seq was stated");
-                intent.about
-            }
-            None => SlotRef::default(),
+        self.append_with(payload.len(), |room| {
+            room[..payload.len()].copy_from_slice(payload);
+            payload.len()
+        })
+    }
+
+    /// Appends the record whose payload, of at most `bytes_max`, `encode` writes to the beginning of the room it is given (it says how
+    /// much), and publishes it: a memory copy and a release store. If [`super::Slot::begin_record`] came before, this is its record. On an error nothing was
+    /// appended and the intent is taken back.
+    #[inline]
+    pub fn append_with(
+        &mut self,
+        bytes_max: usize,
+        encode: impl FnOnce(&mut [u8]) -> usize,
+    ) -> Result<u64, AppendError> {
+        self.draft.fill(bytes_max, encode);
+        let Some(intent) = self.shared.table.take_intent() else {
+            return self.append_draft(SlotRef::default());
         };
-        let appended = self.append_frame(about, payload);
-        if let (Err(_), Some(intent)) = (&appended, &intent) {
-            self.shared.table.revoke(intent);
+        assert_eq!(intent.seq, self.next_seq, "the record of another seq was stated");
+        let appended = self.append_draft(intent.about);
+        if appended.is_err() {
+            self.shared.table.revoke(&intent);
         }
         appended
     }
 
-    #[inline]
-    fn append_frame(&mut self, about: SlotRef, payload: &[u8]) -> Result<u64, AppendError> {
-        if payload.len() > self.payload_bytes_max {
-            return Err(AppendError::TooLarge { bytes: payload.len(), max: self.payload_bytes_max });
+    fn append_draft(&mut self, about: SlotRef) -> Result<u64, AppendError> {
+        let bytes = self.draft.payload_bytes();
+        if bytes > self.payload_bytes_max {
+            return Err(AppendError::TooLarge { bytes, max: self.payload_bytes_max });
         }
         if self.shared.rewrite_wanted.load(Ordering::Relaxed) {
             self.rewrite()?;
         }
-        if !self.segment.has_room(self.mark.end, frame::frame_bytes(payload.len())) {
+        if !self.segment.has_room(self.mark.end, frame::frame_bytes(bytes)) {
             self.rotate()?;
         }
-        self.mark = self.segment.append(self.mark, self.seed, about, payload);
+        self.mark = self.segment.append(self.mark, self.seed, about, &mut self.draft);
         let seq = self.next_seq;
         self.next_seq += 1;
         self.shared.published_seq.store(self.next_seq, Ordering::Release);
@@ -226,8 +239,13 @@ impl Writer {
         if self.disk_retry_at.is_some_and(|at| Instant::now() < at) {
             return Err(AppendError::Full);
         }
-        let mut copy =
-            Copy { shared: &self.shared, seed: self.seed, generation: self.generation + 1, segments: Vec::new() };
+        let mut copy = Copy {
+            shared: &self.shared,
+            seed: self.seed,
+            generation: self.generation + 1,
+            segments: Vec::new(),
+            draft: Draft::default(),
+        };
         if let Err(error) = copy.all(&live[from..], self.next_seq) {
             copy.undo();
             self.shared.full.store(true, Ordering::Relaxed);
@@ -261,6 +279,7 @@ struct Copy<'a> {
     generation: u32,
     /// Each with its fill and its name for now.
     segments: Vec<(Arc<Segment>, Mark, PathBuf)>,
+    draft: Draft,
 }
 
 impl Copy<'_> {
@@ -319,7 +338,8 @@ impl Copy<'_> {
             self.begin(seq)?;
         }
         if let Some((segment, mark, _)) = self.segments.last_mut() {
-            *mark = segment.append(*mark, self.seed, about, payload);
+            self.draft.copy(payload);
+            *mark = segment.append(*mark, self.seed, about, &mut self.draft);
         }
         Ok(())
     }

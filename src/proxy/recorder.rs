@@ -14,11 +14,16 @@ use std::cell::{Cell, RefCell};
 use tracing::{error, warn};
 
 use crate::clock::{Clock, HOUR_US, hour_of};
-use crate::event::{End, Kind, Loss, Phase, Reason, Tail};
+use crate::event::{End, Kind, Loss, Phase, Reason, RequestNote, Tail};
 use crate::ids::{Id, IdSource};
-use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, Outcome, Slot, SlotKind, Writer};
+use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, Outcome, Slot, SlotKind, SlotsFull, Writer};
 use crate::metrics::Metrics;
 use crate::units::{Column, Counters};
+
+/// How many buffers of closed requests are kept for the next ones.
+const SPARE_NOTES_MAX: usize = 64;
+/// Room in such a buffer; one that grew beyond twice as much is not kept.
+const NOTE_ROOM_BYTES: usize = 256;
 
 /// How a session or request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -42,11 +47,15 @@ pub struct Measured {
     slot: Slot,
     /// Who and what it is: what the slot's note says, or a little more.
     note: RefCell<Vec<u8>>,
+    /// How much of the note its slot has.
+    kept_bytes: Cell<usize>,
     kind: Kind,
     /// When it began, µs.
     pub started_at_us: i64,
     /// The last record's time, or the beginning.
     recorded_at_us: Cell<i64>,
+    /// A record states some of it: else the slot need not be asked what.
+    is_recorded: Cell<bool>,
 }
 
 impl Measured {
@@ -70,31 +79,29 @@ impl Measured {
         self.slot.set_pending(bytes);
     }
 
-    /// Replaces who and what it is.
+    /// Replaces who and what it is. A note too long for its slot keeps its first version there; the record has all of it.
     pub fn set_note(&self, bytes: &[u8]) {
         let mut note = self.note.borrow_mut();
         note.clear();
         note.extend_from_slice(bytes);
-        self.keep_note(&note);
+        if note.len() <= NOTE_BYTES_MAX {
+            self.slot.set_note(&note);
+            self.kept_bytes.set(note.len());
+        }
     }
 
     /// Adds to who and what it is.
     pub fn append_note(&self, append: impl FnOnce(&mut Vec<u8>)) {
         let mut note = self.note.borrow_mut();
         append(&mut note);
-        self.keep_note(&note);
+        if note.len() <= NOTE_BYTES_MAX {
+            self.slot.extend_note(&note, self.kept_bytes.replace(note.len()));
+        }
     }
 
     /// Adds what a successor of a killed process could do without.
     pub fn append_note_unkept(&self, append: impl FnOnce(&mut Vec<u8>)) {
         append(&mut self.note.borrow_mut());
-    }
-
-    /// A note too long for its slot keeps its first version there; the record has all of it.
-    fn keep_note(&self, note: &[u8]) {
-        if note.len() <= NOTE_BYTES_MAX {
-            self.slot.set_note(note);
-        }
     }
 
     /// It was never what it was taken for: nothing of it is recorded.
@@ -104,8 +111,16 @@ impl Measured {
 
     /// What a dead process left open.
     pub fn recovered(slot: Slot, kind: Kind, started_at_us: i64, died_us: i64) -> Self {
-        let note = RefCell::new(slot.note().to_vec());
-        Self { slot, note, kind, started_at_us, recorded_at_us: Cell::new(died_us) }
+        let note = slot.note().to_vec();
+        Self {
+            kept_bytes: Cell::new(note.len()),
+            note: RefCell::new(note),
+            slot,
+            kind,
+            started_at_us,
+            recorded_at_us: Cell::new(died_us),
+            is_recorded: Cell::new(true),
+        }
     }
 
     /// Read-only view for other threads.
@@ -174,7 +189,8 @@ pub struct Facts<'a> {
 /// Writes one shard's records.
 pub struct Recorder {
     writer: RefCell<Writer>,
-    scratch: RefCell<Vec<u8>>,
+    /// Of requests that were recorded, for the next ones.
+    spare_notes: RefCell<Vec<Vec<u8>>>,
     ids: RefCell<IdSource>,
     clock: Clock,
     /// What was closed and could not be recorded one by one.
@@ -191,7 +207,7 @@ impl Recorder {
     pub fn new(writer: Writer, clock: Clock, ids: IdSource, metrics: &'static Metrics) -> Self {
         Self {
             writer: RefCell::new(writer),
-            scratch: RefCell::new(Vec::with_capacity(1024)),
+            spare_notes: RefCell::new(Vec::with_capacity(SPARE_NOTES_MAX)),
             ids: RefCell::new(ids),
             clock,
             gap: RefCell::new(None),
@@ -219,24 +235,38 @@ impl Recorder {
             Kind::Gap => SlotKind::Gap,
             _ => SlotKind::Session,
         };
-        match self.writer.borrow().slots().open(
-            slot_kind,
-            started_at_us.max(0) as u64,
-            note.get(..NOTE_BYTES_MAX).unwrap_or(&note),
-        ) {
-            Ok(slot) => Some(Measured {
-                slot,
-                note: RefCell::new(note),
-                kind,
-                started_at_us,
-                recorded_at_us: Cell::new(started_at_us),
-            }),
-            Err(error) => {
-                self.metrics.slots_refused.increment(1);
-                warn!(%error, "no slot to measure in");
-                None
-            }
-        }
+        let kept = note.get(..NOTE_BYTES_MAX).unwrap_or(&note);
+        let kept_bytes = kept.len();
+        let opened = self.writer.borrow().slots().open(slot_kind, started_at_us.max(0) as u64, kept);
+        let slot = opened.inspect_err(|error| self.no_slot(error)).ok()?;
+        Some(Measured {
+            slot,
+            note: RefCell::new(note),
+            kept_bytes: Cell::new(kept_bytes),
+            kind,
+            started_at_us,
+            recorded_at_us: Cell::new(started_at_us),
+            is_recorded: Cell::new(false),
+        })
+    }
+
+    /// Begins to measure a request of a session with this note; `None` when every slot is taken.
+    #[inline]
+    pub fn measure_request(&self, session_note: &[u8]) -> Option<(Id, Measured)> {
+        let started_at_us = self.now_us();
+        let id = self.next_id(started_at_us);
+        let spare = self.spare_notes.borrow_mut().pop();
+        // Room for the request's own part too, so that it is allocated once.
+        let mut note = spare.unwrap_or_else(|| Vec::with_capacity(NOTE_ROOM_BYTES));
+        note.extend_from_slice(session_note);
+        RequestNote::encode_id(id, &mut note);
+        Some((id, self.measure(Kind::Request, started_at_us, note)?))
+    }
+
+    #[cold]
+    fn no_slot(&self, error: &SlotsFull) {
+        self.metrics.slots_refused.increment(1);
+        warn!(%error, "no slot to measure in");
     }
 
     /// Records that it began.
@@ -253,6 +283,12 @@ impl Recorder {
     pub fn close(&self, measured: Measured, facts: Facts<'_>) {
         self.record(&measured, Phase::Close, self.now_us(), facts);
         measured.slot.free();
+        let mut note = measured.note.into_inner();
+        let mut spare = self.spare_notes.borrow_mut();
+        if spare.len() < SPARE_NOTES_MAX && note.capacity() <= 2 * NOTE_ROOM_BYTES {
+            note.clear();
+            spare.push(note);
+        }
     }
 
     /// True once an hour has begun in which open slots were not recorded yet.
@@ -275,12 +311,14 @@ impl Recorder {
     /// A record about the shard itself.
     pub fn node(&self, phase: Phase, started_at_us: i64) {
         let at_us = self.now_us();
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.clear();
-        let tail = tail(Kind::Node, phase, started_at_us, at_us, Counters::default(), Counters::default());
-        tail.encode(&mut scratch);
-        prost::encoding::string::encode(64, &software(), &mut *scratch);
-        if let Err(error) = self.writer.borrow_mut().append(&scratch) {
+        let none = Counters::default();
+        let tail = tail(Kind::Node, phase, started_at_us, at_us, &none, &none);
+        let mut payload = vec![0; tail.bytes_max()];
+        let used = tail.encode(&mut payload);
+        payload.truncate(used);
+        prost::encoding::string::encode(64, &software(), &mut payload);
+        let written = self.writer.borrow_mut().append(&payload);
+        if let Err(error) = written {
             warn!(%error, "the shard's own record cannot be written");
         } else {
             self.last_record_us.set(at_us);
@@ -317,11 +355,13 @@ impl Recorder {
     fn write(&self, measured: &Measured, phase: Phase, at_us: i64, facts: Facts<'_>) {
         debug_assert!(at_us - hour_of(at_us) < HOUR_US);
         let totals = measured.totals();
-        let deltas = self.deltas(measured, &totals);
-        let mut scratch = self.scratch.borrow_mut();
-        scratch.clear();
-        scratch.extend_from_slice(&measured.note.borrow());
-        Tail {
+        let deltas = if measured.is_recorded.get() { self.deltas(measured, &totals) } else { totals };
+        let mut writer = self.writer.borrow_mut();
+        let seq = writer.next_seq();
+        // A kill before the append leaves an intent for a seq that was never published: recovery ignores it.
+        measured.slot.begin_record(seq, &totals, phase == Phase::Close);
+        let note = measured.note.borrow();
+        let tail = Tail {
             status: facts.verdict.status,
             end: facts.verdict.end,
             reason: facts.verdict.reason,
@@ -329,22 +369,23 @@ impl Recorder {
             uncertain_bytes: facts.uncertain_bytes,
             requests: facts.requests,
             folded: if measured.kind == Kind::Gap { measured.slot.pending() } else { 0 },
-            ..tail(measured.kind, phase, measured.started_at_us, at_us, deltas, totals)
-        }
-        .encode(&mut scratch);
-        let mut writer = self.writer.borrow_mut();
-        let seq = writer.next_seq();
-        // A kill before the append leaves an intent for a seq that was never published: recovery ignores it.
-        measured.slot.begin_record(seq, &totals, phase == Phase::Close);
-        match writer.append(&scratch) {
+            ..tail(measured.kind, phase, measured.started_at_us, at_us, &deltas, &totals)
+        };
+        let written = writer.append_with(note.len() + tail.bytes_max(), |room| {
+            let (to, room) = room.split_at_mut(note.len());
+            to.copy_from_slice(&note);
+            note.len() + tail.encode(room)
+        });
+        match written {
             // A kill here: the record is published and the intent counts, so nothing is recorded twice.
             Ok(written) => assert_eq!(written, seq, "the journal gave a record another seq than announced"),
             // The journal has taken the intent back.
             Err(error) => {
-                drop((writer, scratch));
+                drop((writer, note));
                 return self.unrecorded(phase, deltas, measured.kind, &error);
             }
         }
+        measured.is_recorded.set(true);
         measured.recorded_at_us.set(at_us);
         self.last_record_us.set(at_us);
         self.metrics.records.increment(1);
@@ -402,7 +443,14 @@ impl Recorder {
     }
 }
 
-fn tail(kind: Kind, phase: Phase, started_at_us: i64, at_us: i64, deltas: Counters, totals: Counters) -> Tail<'static> {
+fn tail<'a>(
+    kind: Kind,
+    phase: Phase,
+    started_at_us: i64,
+    at_us: i64,
+    deltas: &'a Counters,
+    totals: &'a Counters,
+) -> Tail<'a> {
     Tail {
         kind,
         phase,

@@ -40,9 +40,6 @@ use crate::ids::Id;
 use crate::meter::{Burden, Direction, H1Meter, H2Meter, Tally, Violation};
 use crate::units::Column;
 
-/// Usual length of a request's note.
-const NOTE_BYTES: usize = 256;
-
 /// Most octets that the first read takes: usually the whole first head.
 const FIRST_READ_BYTES: usize = 1024;
 
@@ -1008,13 +1005,7 @@ impl Tally for Count<'_> {
         }
         self.exchanges.begun += 1;
         let worker = &self.session.worker;
-        let started_at_us = worker.recorder.now_us();
-        let id = worker.recorder.next_id(started_at_us);
-        // Room for the request's own part, so that it is allocated once.
-        let mut note = Vec::with_capacity(NOTE_BYTES);
-        note.extend_from_slice(&self.session.note.borrow());
-        RequestNote::encode_id(id, &mut note);
-        if let Some(measured) = worker.recorder.measure(Kind::Request, started_at_us, note) {
+        if let Some((id, measured)) = worker.recorder.measure_request(&self.session.note.borrow()) {
             worker.metrics.requests.increment(1);
             self.exchanges.open.push(Exchange::new(index, id, measured));
         }
