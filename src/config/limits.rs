@@ -71,9 +71,15 @@ pub struct Limits {
 }
 
 impl Limits {
-    /// What an HTTP/1 engine may buffer in one direction, bytes: half of a connection's, and enough for a head. Large
-    /// reads are what makes bulk transfers cheap.
-    pub fn h1_buffer_bytes(&self) -> usize {
+    /// What an HTTP/1 engine may buffer of what a client sends, bytes: 128 KiB by default. More costs more: the buffer
+    /// leaves the processor's cache before it is written on.
+    pub fn client_buffer_bytes(&self) -> usize {
+        (self.connection_buffer_bytes_max / 16).max(H1_BUFFER_BYTES_MIN)
+    }
+
+    /// And of what an origin sends: 1 MiB by default. Here fewer and larger reads are cheaper: the client takes its time,
+    /// and each wait for it is a turn.
+    pub fn origin_buffer_bytes(&self) -> usize {
         (self.connection_buffer_bytes_max / 2).max(H1_BUFFER_BYTES_MIN)
     }
 }

@@ -130,8 +130,8 @@ impl Exchange {
 /// The exchanges of a session, and the octets that are nobody's.
 #[derive(Default)]
 pub struct Exchanges {
-    /// Open ones, by index.
-    pub open: Vec<Exchange>,
+    /// Open ones, by index. The oldest usually ends first.
+    pub open: VecDeque<Exchange>,
     /// Complete both ways, not yet known to be acknowledged; in the order of their ends.
     pub held: VecDeque<Exchange>,
     /// How many began.
@@ -164,6 +164,6 @@ impl Exchanges {
         }
         exchange.refused_by_engine();
         exchange.ends(End::Done, Reason::Unspecified);
-        Some(self.open.remove(at))
+        self.open.remove(at)
     }
 }

@@ -97,7 +97,7 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
         .half_close(true)
         .max_headers(limits.headers_max + 1)
         .max_header_size(limits.header_bytes_max + limits.request_line_bytes_max)
-        .max_buf_size(limits.h1_buffer_bytes());
+        .max_buf_size(limits.client_buffer_bytes());
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
     let stopped = loop {

@@ -17,7 +17,7 @@ use super::forward::{Answer, Begun, begin};
 use super::pump::{PumpError, pump};
 use super::session::{Cut, Session};
 use super::stream::AppStream;
-use super::tunnel::{StreamIo, join_stream};
+use super::tunnel::{StreamIo, Tunnel, join_stream};
 use super::worker::spawn;
 use crate::event::{End, Reason};
 
@@ -110,15 +110,8 @@ async fn exchange(session: Rc<Session>, index: u64, begun: Begun, respond: SendR
     let result = match answer {
         Answer::Response(response) => send(&session, index, response, respond.into_inner()).await,
         Answer::Tunnel(response, tunnel) => {
-            let mut tunnel = tunnel;
-            let Some(received) = tunnel.stream.take() else { return };
-            match respond.into_inner().send_response(response.map(|_| ()), false) {
-                Ok(sent) => {
-                    join_stream(&session, index, &mut StreamIo::new(received, sent), *tunnel).await;
-                    Ok(())
-                }
-                Err(error) => Err(PumpError::Stream(error)),
-            }
+            // Boxed, like all that is rare: every stream's task is moved about with the room for it.
+            Box::pin(switch(&session, index, response, respond.into_inner(), tunnel)).await
         }
     };
     if let Err(error) = result {
@@ -132,6 +125,20 @@ async fn exchange(session: Rc<Session>, index: u64, begun: Begun, respond: SendR
             exchange.ends(end, Reason::Unspecified);
         });
     }
+}
+
+/// The stream becomes a tunnel (RFC 8441).
+async fn switch(
+    session: &Rc<Session>,
+    index: u64,
+    response: Response<ResponseBody>,
+    mut respond: SendResponse<Bytes>,
+    mut tunnel: Box<Tunnel>,
+) -> Result<(), PumpError> {
+    let Some(received) = tunnel.stream.take() else { return Ok(()) };
+    let sent = respond.send_response(response.map(|_| ()), false)?;
+    join_stream(session, index, &mut StreamIo::new(received, sent), *tunnel).await;
+    Ok(())
 }
 
 async fn send(

@@ -1007,7 +1007,7 @@ impl Tally for Count<'_> {
         let worker = &self.session.worker;
         if let Some((id, measured)) = worker.recorder.measure_request(&self.session.note.borrow()) {
             worker.metrics.requests.increment(1);
-            self.exchanges.open.push(Exchange::new(index, id, measured));
+            self.exchanges.open.push_back(Exchange::new(index, id, measured));
         }
     }
 
@@ -1085,7 +1085,7 @@ impl Tally for Count<'_> {
 
     fn tunnel(&mut self, index: u64) {
         // What began after it were never requests: their octets are early tunnel payload.
-        while let Some(later) = self.exchanges.open.pop_if(|exchange| exchange.index > index) {
+        while let Some(later) = self.exchanges.open.pop_back_if(|exchange| exchange.index > index) {
             let moved = later.measured.get(Column::ReceivedApp);
             self.session.add(Column::ReceivedBody, moved - later.measured.get(Column::ReceivedBody));
             later.measured.discard();

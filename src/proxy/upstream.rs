@@ -443,7 +443,7 @@ fn lease(wanted: &Wanted, member: &Arc<Member>, key: Key, link: Rc<Link>, kind: 
 }
 
 async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStream, link: Rc<Link>) -> Connection {
-    let buffer_bytes = wanted.session.worker.setup().config.limits.h1_buffer_bytes();
+    let buffer_bytes = wanted.session.worker.setup().config.limits.origin_buffer_bytes();
     let mut builder = http1::Builder::new();
     builder.max_headers(256).max_buf_size(buffer_bytes);
     let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
