@@ -1,0 +1,297 @@
+"""WebSocket transparency by the Autobahn test suite: every case's verdict through weir equals its verdict direct.
+
+The cases and the way each judges itself are those of `autobahntestsuite` on PyPI, all of them. The package is Python 2: its
+case modules are loaded unchanged from where pip put them but for the replacements of PORTED, and a Python 2 `str` is a str
+of latin-1, made octets where it meets the wire. What surrounds the cases there (the fuzzing server and client, the echo
+servers) is here, on the asyncio side of `autobahn`.
+
+Each case runs in both roles, the suite as the client of an echo server and as the server of an echo client, each directly,
+through weir, and through weir over TLS. Compared are Autobahn's own verdicts and what led to them (`verdict`), with a digest
+of every frame that came back. The direct run must pass in Autobahn's eyes, or the comparison would compare nothing.
+
+The short form sends at most MESSAGES_MAX messages in a case and cuts a message at PIECES_MAX fragments or chops;
+`--full` sends all of them, which takes hours.
+"""
+
+import asyncio
+import hashlib
+import importlib.machinery
+import importlib.util
+import pathlib
+import re
+import ssl
+import sys
+import types
+
+from autobahn.asyncio.websocket import WebSocketClientFactory, WebSocketClientProtocol, WebSocketServerFactory, WebSocketServerProtocol
+from autobahn.websocket.compress import PerMessageDeflateOffer, PerMessageDeflateOfferAccept, PerMessageDeflateResponse, PerMessageDeflateResponseAccept
+
+from rig import Listener, free_ports
+
+MESSAGES_MAX = 20
+PIECES_MAX = 1024
+# What the suite waits for is multiplied by this: its second is short on a machine that does something else as well.
+PATIENCE = 3
+TIMEOUT_S = 60
+# Conversations at the same time: those that mostly wait, and those that work (by the first number of their case).
+LIGHT_MAX, HEAVY_MAX = 32, 3
+HEAVY = ("9", "10", "12", "13")
+PASSED = ("OK", "NON-STRICT", "INFORMATIONAL")
+
+SUITE = pathlib.Path(importlib.util.find_spec("autobahntestsuite").submodule_search_locations[0])
+PORTED = [
+    (r"^( *)print\b.*", r"\1pass"),
+    (r"\bxrange\(", "range("),
+    (r"\(object, Case, \)", "(Case,)"),
+    (r"\bbinascii\.b2a_hex\(", "repr("),
+    (r"validate\(vss\[:i\]\)", "validate(vss[:i].encode('latin-1'))"),
+    (r"len\(self\.payload\) / ", "len(self.payload) // "),
+    (r"\bos, pkg_resources\b", "os"),
+    (r'pkg_resources\.resource_filename\("autobahntestsuite", ', "os.path.join(*SUITE, "),
+    # the names of `autobahn` since then
+    (r"\b(request|accept)NoContextTakeover\b", r"\1_no_context_takeover"),
+    (r"\b(request|accept)MaxWindowBits\b", r"\1_max_window_bits"),
+    # not among the cases that are run, and made for Twisted
+    (r"^from case9_9_1 import .*", ""),
+]
+
+
+class Ported(importlib.machinery.SourceFileLoader):
+    """A case module of the suite, ported while it is loaded."""
+
+    def get_code(self, _name):
+        source = pathlib.Path(self.path).read_text("latin-1")
+        for old, new in PORTED:
+            source = re.sub(old, new, source, flags=re.M)
+        return compile(source, self.path, "exec")
+
+    def exec_module(self, module):
+        module.SUITE = (str(SUITE),)
+        super().exec_module(module)
+
+
+def load_cases():
+    """Autobahn's list of case classes, in its order, by their numbers."""
+    finder = importlib.machinery.FileFinder(str(SUITE / "case"), (Ported, [".py"]))
+    sys.meta_path.append(types.SimpleNamespace(find_spec=lambda name, _path=None, _target=None: finder.find_spec(name)))
+    spec = importlib.util.spec_from_file_location("autobahn_case_list", SUITE / "case/__init__.py", loader=Ported("autobahn_case_list", str(SUITE / "case/__init__.py")))
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    sys.modules["case"].Case.compare = lambda _self, received, expected: [octets(e) for e in received] == [octets(e) for e in expected]
+    return {kind.__name__.removeprefix("Case").replace("_", "."): kind for kind in module.Cases}
+
+
+def octets(value):
+    """What is a Python 2 str, as the octets it stands for; of an event, each part."""
+    if isinstance(value, tuple):
+        return tuple(octets(part) for part in value)
+    return value.encode("latin-1") if isinstance(value, str) else value
+
+
+def shorten(case):
+    if hasattr(case, "COUNT"):
+        case.COUNT = min(case.COUNT, MESSAGES_MAX)
+    if piece := getattr(case, "FRAGSIZE", None) or getattr(case, "chopsize", None):
+        case.DATALEN = min(case.DATALEN, piece * PIECES_MAX) if hasattr(case, "DATALEN") else None
+        case.PAYLOAD = case.PAYLOAD[: case.DATALEN] if hasattr(case, "PAYLOAD") else None
+
+
+class Fuzzer:
+    """Our end of a case's conversation: what a case calls on its protocol, and the verdict at the end."""
+
+    CLOSE_STATUS_CODE_NORMAL, CLOSE_STATUS_CODE_PROTOCOL_ERROR, CLOSE_STATUS_CODE_INVALID_PAYLOAD = 1000, 1002, 1007
+    run = case = None
+    connectionWasOpen = False
+    logFrames = True
+    createWirelog = False
+
+    def begin(self, run):
+        self.run, self.timers, self.frames, self.frame_count, self.txFrameStats = run, [], hashlib.sha256(), 0, {}
+        self.case = run.kind(self)
+        if not run.full:
+            shorten(self.case)
+
+    def onOpen(self):
+        self.connectionWasOpen = True
+        self.case.onOpen()
+
+    def onMessage(self, payload, isBinary):
+        self.case.onMessage(payload, isBinary)
+
+    def onPong(self, payload):
+        self.case.onPong(payload)
+
+    def onClose(self, wasClean, code, reason):
+        if self.case:
+            self.case.onClose(wasClean, code, reason)
+
+    def connection_lost(self, error):
+        super().connection_lost(error)
+        if self.run:
+            for timer in self.timers:
+                timer.cancel()
+            self.case.onConnectionLost(self.failedByMe)
+            self.run.ended(self.verdict())
+
+    def verdict(self):
+        return {
+            "behavior": self.case.behavior,
+            "close": self.case.behaviorClose,
+            "result": self.case.result,
+            "close result": self.case.resultClose,
+            "clean": self.wasClean,
+            "closed, failed by the suite": (self.closedByMe, self.failedByMe),
+            "close codes": (self.localCloseCode, self.remoteCloseCode, self.remoteCloseReason),
+            "compression": str(self._perMessageCompress and self._perMessageCompress.__json__()),
+            "frames": (self.frame_count, self.frames.hexdigest()[:16]),
+        }
+
+    def logRxFrame(self, frame, payload):
+        self.frame_count += 1
+        self.frames.update(b"%d %d %d %d " % (frame.opcode, frame.fin, frame.rsv, frame.length) + b"".join(payload))
+
+    def logTxFrame(self, frame, _payload, _repeat, _chopsize, _sync):
+        self.txFrameStats[frame.opcode] = self.txFrameStats.get(frame.opcode, 0) + 1
+
+    def enableWirelog(self, _enable):
+        pass
+
+    def later(self, seconds, action):
+        self.timers.append(asyncio.get_running_loop().call_later(seconds * PATIENCE, lambda: self.state != self.STATE_CLOSED and action()))
+
+    def continueLater(self, seconds, action, _tag=None):
+        self.later(seconds, action)
+
+    def killAfter(self, seconds):
+        self.later(seconds, self._fail_connection)
+
+    def closeAfter(self, seconds):
+        self.later(seconds, self.sendClose)
+
+    def sendFrame(self, opcode, payload=b"", *rest, **named):
+        super().sendFrame(opcode, octets(payload), *rest, **named)
+
+    def sendMessage(self, payload, *rest, **named):
+        super().sendMessage(octets(payload), *rest, **named)
+
+    def sendMessageFrameData(self, payload, *rest, **named):
+        return super().sendMessageFrameData(octets(payload), *rest, **named)
+
+    def sendCloseFrame(self, code=None, reasonUtf8=None, isReply=False):
+        super().sendCloseFrame(code, octets(reasonUtf8), isReply)
+
+
+class FuzzingClient(Fuzzer, WebSocketClientProtocol):
+    def connection_made(self, transport):
+        self.begin(self.factory.run)
+        super().connection_made(transport)
+
+
+class FuzzingServer(Fuzzer, WebSocketServerProtocol):
+    def onConnect(self, request):
+        self.begin(self.factory.runs[request.path])
+
+
+class EchoServer(WebSocketServerProtocol):
+    def onMessage(self, payload, isBinary):
+        self.sendMessage(payload, isBinary)
+
+
+class EchoClient(WebSocketClientProtocol):
+    def onMessage(self, payload, isBinary):
+        self.sendMessage(payload, isBinary)
+
+
+class Run:
+    """One case in one role over one way."""
+
+    def __init__(self, number, kind, full):
+        self.kind, self.full = kind, full
+        self.path = f"/case/{number}/{id(self)}"
+        self.verdict = asyncio.get_running_loop().create_future()
+
+    def ended(self, verdict):
+        if not self.verdict.done():
+            self.verdict.set_result(verdict)
+
+
+def accept_offer(offers):
+    return next((PerMessageDeflateOfferAccept(offer) for offer in offers if isinstance(offer, PerMessageDeflateOffer)), None)
+
+
+def accept_response(response):
+    return PerMessageDeflateResponseAccept(response) if isinstance(response, PerMessageDeflateResponse) else None
+
+
+def set_up(factory, protocol, **options):
+    """Autobahn's options for itself under test, but for its time limits, which are ours."""
+    factory.protocol = protocol
+    factory.setProtocolOptions(failByDrop=False, openHandshakeTimeout=TIMEOUT_S, closeHandshakeTimeout=TIMEOUT_S, **options)
+    return factory
+
+
+class Suite:
+    """Both of the suite's servers, and the runs through the ports given (`rig.ports` has weir's)."""
+
+    def __init__(self, rig):
+        self.rig = rig
+        self.trust = ssl.create_default_context(cafile=rig.certificate)
+        self.echo_port, self.fuzz_port = free_ports(2)
+        rig.start_weir({f"{role}-{way}": Listener(port, tls=way == "tls") for role, port in (("client", self.echo_port), ("server", self.fuzz_port)) for way in ("plain", "tls")})
+
+    async def listen(self):
+        loop = asyncio.get_running_loop()
+        self.fuzzing = set_up(WebSocketServerFactory(), FuzzingServer)
+        self.fuzzing.runs = {}
+        await loop.create_server(self.fuzzing, "127.0.0.1", self.fuzz_port)
+        await loop.create_server(set_up(WebSocketServerFactory(), EchoServer, perMessageCompressionAccept=accept_offer), "127.0.0.1", self.echo_port)
+
+    async def converse(self, number, kind, role, way):
+        """One run's verdict."""
+        run = Run(number, kind, self.rig.full)
+        port = {"client": self.echo_port, "server": self.fuzz_port}[role] if way == "direct" else self.rig.ports[f"{role}-{way}"]
+        factory = WebSocketClientFactory(f"{'wss' if way == 'tls' else 'ws'}://localhost:{port}{run.path}")
+        limits = {"serverConnectionDropTimeout": TIMEOUT_S}
+        if role == "client":
+            factory.run = run
+            set_up(factory, FuzzingClient, **limits)
+        else:
+            self.fuzzing.runs[run.path] = run
+            offers = [PerMessageDeflateOffer()]
+            set_up(factory, EchoClient, perMessageCompressionOffers=offers, perMessageCompressionAccept=accept_response, **limits)
+        await asyncio.get_running_loop().create_connection(factory, "127.0.0.1", port, ssl=self.trust if way == "tls" else None, server_hostname="localhost" if way == "tls" else None)
+        return await run.verdict
+
+    async def check(self, number, kind, role, room):
+        async with room:
+            verdicts = dict(zip(WAYS, await asyncio.gather(*(self.converse(number, kind, role, way) for way in WAYS), return_exceptions=True)))
+        name, direct = f"{number} as {role}", verdicts["direct"]
+        if isinstance(direct, Exception) or direct["behavior"] not in PASSED or direct["close"] not in PASSED:
+            self.rig.score.check(f"{name}: passes without weir", False, repr(direct))
+            return
+        for way in WAYS[1:]:
+            through = verdicts[way]
+            self.rig.score.check(f"{name}, {way}", through == direct, f"{difference(through, direct)}")
+
+
+WAYS = ("direct", "plain", "tls")
+
+
+def difference(through, direct):
+    if isinstance(through, Exception):
+        return repr(through)
+    return "; ".join(f"{key}: {through[key]!r} through weir, {direct[key]!r} direct" for key in direct if through[key] != direct[key])
+
+
+async def run_all(rig):
+    suite = Suite(rig)
+    await suite.listen()
+    light, heavy = asyncio.Semaphore(LIGHT_MAX // len(WAYS)), asyncio.Semaphore(1)
+    cases = load_cases()
+    for rooms in ((light, lambda n: n not in HEAVY), (heavy, lambda n: n in HEAVY)):
+        room, wanted = rooms
+        await asyncio.gather(*(suite.check(number, kind, role, room) for number, kind in cases.items() if wanted(number.split(".")[0]) for role in ("client", "server")))
+
+
+def checks(rig):
+    asyncio.run(run_all(rig))
