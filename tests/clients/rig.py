@@ -112,8 +112,8 @@ def await_port(port, process, seconds=15):
 class Rig:
     """One family's origin, certificate, and weir; all of it ends with `close`."""
 
-    def __init__(self, binary, folder, score):
-        self.binary, self.score = str(binary), score
+    def __init__(self, binary, folder, score, full=False):
+        self.binary, self.score, self.full = str(binary), score, full
         self.folder = pathlib.Path(folder)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)

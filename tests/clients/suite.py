@@ -18,6 +18,7 @@ FAMILIES = {
     "grpc_calls": 60,
     "websocket_clients": 60,
     "websocket_cases": 60,
+    "autobahn_cases": 600,
     "browser": 60,
     "postgres": 60,
     "h2_conformance": 90,
@@ -25,6 +26,8 @@ FAMILIES = {
     "smuggling": 120,
     "h2_floods": 90,
 }
+# The same with --full.
+FULL_S = 6 * 3600
 
 
 def main():
@@ -32,22 +35,23 @@ def main():
     parser.add_argument("--weir", required=True, type=pathlib.Path, help="the binary to check")
     parser.add_argument("--only", default="", help=f"some of: {', '.join(FAMILIES)}")
     parser.add_argument("--verbose", action="store_true", help="print passed checks too")
+    parser.add_argument("--full", action="store_true", help="autobahn_cases in full length, which takes hours")
     arguments = parser.parse_args()
     wanted = [name for name in arguments.only.split(",") if name] or list(FAMILIES)
     if unknown := set(wanted) - set(FAMILIES):
         parser.error(f"no family {', '.join(unknown)}; there are {', '.join(FAMILIES)}")
     cache = pathlib.Path(os.environ.get("WEIR_CACHE", "target/clients")).resolve()
-    scores = [run_family(name, arguments.weir.resolve(), cache / "run" / name, arguments.verbose) for name in wanted]
+    scores = [run_family(name, arguments.weir.resolve(), cache / "run" / name, arguments) for name in wanted]
     passed, failed, skipped, explained = (sum(getattr(s, k) for s in scores) for k in ("passed", "failed", "skipped", "explained"))
     print(f"{passed} passed, {failed} failed, {explained} explained, {skipped} skipped")
     sys.stdout.flush()
     os._exit(1 if failed else 0)  # threads of a family cut by its time limit must not hold the process
 
 
-def run_family(name, binary, folder, verbose):
+def run_family(name, binary, folder, arguments):
     """One family: its checks, then weir's records, whatever happened before."""
-    score, began, limit = Score(name, verbose), time.monotonic(), FAMILIES[name]
-    rig = Rig(binary, folder, score)
+    score, began, limit = Score(name, arguments.verbose), time.monotonic(), FULL_S if arguments.full else FAMILIES[name]
+    rig = Rig(binary, folder, score, arguments.full)
     faulthandler.dump_traceback_later(limit + 60, exit=True)
     try:
         signal.signal(signal.SIGALRM, out_of_time)
@@ -55,7 +59,7 @@ def run_family(name, binary, folder, verbose):
         importlib.import_module(name).checks(rig)
     except (Exception, OutOfTime) as error:
         score.check("the checks run to their end", False, f"{type(error).__name__}: {error}")
-        if verbose:
+        if arguments.verbose:
             traceback.print_exc()
     finally:
         signal.alarm(0)
