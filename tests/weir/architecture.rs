@@ -13,7 +13,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "proxy" => &["meter", "journal", "attribution"],
         "shipper" => &["journal", "sink"],
-        "admin" => &["proxy"],
+        "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover"],
         "handover" => &["app"],
         "cli" => &[],

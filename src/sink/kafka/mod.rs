@@ -1,0 +1,219 @@
+//! Batches in a Kafka topic, each safe once all in-sync replicas have it.
+//!
+//! * **Producer**: librdkafka, idempotent, `acks=all`. It never gives a message up (`message.timeout.ms=0`): what must be given
+//!   up is decided here, by forgetting the producer and starting a new one.
+//! * **Format**: one message per batch, or per record; key node/shard, so one partition holds one shard in order.
+//! * **When full**: librdkafka's queue holds more than `in_flight_bytes_max`, so it hardly ever is; if it is, what did not fit
+//!   waits here and nothing more is taken.
+//! * **What survives a crash**: nothing but what the broker has.
+//! * **Before the first message** the topic is looked at ([`topic`]): it is made where it is missing, and what it lacks is named.
+
+mod message;
+mod producer;
+mod topic;
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use rdkafka::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::producer::{BaseRecord, Producer as _};
+use tracing::{error, info, warn};
+
+use super::{Batch, Error, Failure, Outcome, Sent, Sink, Ticket};
+use crate::config;
+use message::Message;
+use producer::{Delivery, Producer, Reports};
+pub use topic::{Shortcoming, inspect};
+
+/// A producer without any news of what it holds for this long is given up and a new one started.
+const SILENCE_MAX: Duration = Duration::from_secs(120);
+/// How long the broker may take to say what a topic is like.
+const ASK_MAX: Duration = Duration::from_secs(5);
+/// Room that a message needs beside its payload: key, headers, and the framing of a batch of one.
+const MESSAGE_OVERHEAD_BYTES: usize = 1024;
+
+/// Sends batches to one topic.
+pub struct KafkaSink {
+    config: config::KafkaSink,
+    producer: Option<Producer>,
+    reports: std::sync::Arc<Reports>,
+    /// Messages of each ticket whose outcome is not known.
+    unsettled: HashMap<Ticket, usize>,
+    /// Taken, but librdkafka had no room yet.
+    waiting: VecDeque<(Ticket, Message)>,
+    /// When a delivery was last reported, or the first message sent after a pause.
+    heard_at: Instant,
+    /// What the topic takes in one message.
+    message_bytes_max: usize,
+    /// What was last said about the topic, so that it is said once.
+    named: Vec<Shortcoming>,
+}
+
+impl KafkaSink {
+    /// A sink that has not spoken with the broker yet.
+    pub fn new(config: &config::KafkaSink) -> Self {
+        Self {
+            config: config.clone(),
+            producer: None,
+            reports: std::sync::Arc::default(),
+            unsettled: HashMap::new(),
+            waiting: VecDeque::new(),
+            heard_at: Instant::now(),
+            message_bytes_max: usize::MAX,
+            named: Vec::new(),
+        }
+    }
+
+    fn failed(&self, operation: &'static str) -> impl FnOnce(KafkaError) -> Error {
+        let servers = self.config.bootstrap_servers.clone();
+        move |source| Error::Kafka { operation, servers, source }
+    }
+
+    /// Looks at the topic, names what it lacks, and starts a producer.
+    fn start(&mut self) -> Result<(), Error> {
+        let topic = topic::ready(&self.config, ASK_MAX)?;
+        self.message_bytes_max = topic.message_bytes_max;
+        for shortcoming in &topic.shortcomings {
+            if !self.named.contains(shortcoming) {
+                warn!(topic = self.config.topic, "{shortcoming}");
+            }
+        }
+        self.named = topic.shortcomings;
+        self.reports.clear();
+        let producer = producer::create(&self.config, self.message_bytes_max, self.reports.clone())
+            .map_err(self.failed("start a producer"))?;
+        self.producer = Some(producer);
+        self.heard_at = Instant::now();
+        info!(topic = self.config.topic, partitions = topic.partitions, "sending to Kafka");
+        Ok(())
+    }
+
+    /// Hands what waits to librdkafka, until it has no room.
+    fn hand_over(&mut self) -> Result<(), KafkaError> {
+        let Some(producer) = &self.producer else { return Ok(()) };
+        while let Some((ticket, message)) = self.waiting.front() {
+            let record = BaseRecord::with_opaque_to(&self.config.topic, *ticket)
+                .key(&message.key)
+                .payload(&message.payload)
+                .headers(message.headers());
+            match producer.send(record) {
+                Ok(()) => {}
+                Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(()),
+                Err((error, _)) => return Err(error),
+            }
+            self.waiting.pop_front();
+        }
+        Ok(())
+    }
+
+    /// One message of a ticket is settled; the ticket is, once all of them are, or one has failed.
+    fn settle(&mut self, delivery: Delivery) -> Option<Outcome> {
+        let ticket = delivery.ticket;
+        // Of a ticket that has failed, the rest is of no interest.
+        let left = self.unsettled.get_mut(&ticket)?;
+        *left -= 1;
+        match delivery.result {
+            Ok(()) if *left > 0 => None,
+            Ok(()) => {
+                self.unsettled.remove(&ticket);
+                Some(Outcome { ticket, result: Ok(()) })
+            }
+            Err(failed) => {
+                self.unsettled.remove(&ticket);
+                self.waiting.retain(|(waiting, _)| *waiting != ticket);
+                let failure = match failed {
+                    KafkaError::MessageProduction(
+                        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize,
+                    ) => Failure::TooLarge(failed.to_string()),
+                    failed => Failure::Unknown(failed.to_string()),
+                };
+                Some(Outcome { ticket, result: Err(failure) })
+            }
+        }
+    }
+}
+
+impl Sink for KafkaSink {
+    fn open(&mut self) -> Result<(), Error> {
+        if self.producer.is_none() {
+            self.start()?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, ticket: Ticket, batch: &Batch<'_>) -> Result<Sent, Error> {
+        if !self.waiting.is_empty() {
+            return Ok(Sent::Full);
+        }
+        let payload_bytes_max = self.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
+        let (messages, hash) = message::encode(batch, &self.config.kafka, payload_bytes_max)?;
+        if self.unsettled.is_empty() {
+            self.heard_at = Instant::now();
+        }
+        self.unsettled.insert(ticket, messages.len());
+        self.waiting.extend(messages.into_iter().map(|message| (ticket, message)));
+        self.hand_over().map_err(self.failed("send to the topic"))?;
+        Ok(Sent::Taken(hash))
+    }
+
+    fn poll(&mut self, wait: Duration, outcomes: &mut Vec<Outcome>) {
+        let Some(producer) = &self.producer else {
+            std::thread::sleep(wait);
+            return;
+        };
+        producer.poll(Duration::ZERO);
+        if self.reports.is_empty() && !wait.is_zero() {
+            self.reports.wait(producer, wait);
+        }
+        let fatal = producer.client().fatal_error();
+        let deliveries = self.reports.take();
+        if !deliveries.is_empty() {
+            self.heard_at = Instant::now();
+        }
+        outcomes.extend(deliveries.into_iter().filter_map(|delivery| self.settle(delivery)));
+        if let Err(error) = self.hand_over() {
+            self.fail_all(&error.to_string(), outcomes);
+        } else if let Some((_, why)) = fatal {
+            self.fail_all(&why, outcomes);
+        } else if !self.unsettled.is_empty() && self.heard_at.elapsed() > SILENCE_MAX {
+            self.fail_all("no news of what was sent", outcomes);
+        }
+    }
+
+    fn reset(&mut self) {
+        self.unsettled.clear();
+        self.waiting.clear();
+        if let Some(producer) = self.producer.take() {
+            // Ending a producer can take seconds while brokers are away, and nothing depends on it.
+            let ended = std::thread::Builder::new().name("weir-producer-end".into()).spawn(move || drop(producer));
+            if let Err(error) = ended {
+                error!(%error, "a producer that was given up could not be ended apart");
+            }
+        }
+        self.reports = std::sync::Arc::default();
+    }
+
+    fn complaint(&self) -> Option<String> {
+        self.reports.complaint()
+    }
+}
+
+impl KafkaSink {
+    fn fail_all(&mut self, why: &str, outcomes: &mut Vec<Outcome>) {
+        let failed = self.unsettled.drain().map(|(ticket, _)| ticket);
+        outcomes.extend(failed.map(|ticket| Outcome { ticket, result: Err(Failure::Unknown(why.to_owned())) }));
+    }
+}
+
+/// What every client of the cluster begins with: its addresses and the properties from the configuration that clients of all
+/// kinds know.
+pub fn client(config: &config::KafkaSink) -> ClientConfig {
+    let mut client = ClientConfig::new();
+    client.set("client.id", "weir");
+    for (name, value) in &config.kafka.properties {
+        client.set(name, value);
+    }
+    client.set("bootstrap.servers", &config.bootstrap_servers);
+    client
+}
