@@ -174,6 +174,7 @@ fn protobuf(batch: &Batch<'_>) -> Result<Vec<u8>, Error> {
         first_seq: i64::try_from(batch.first_seq).unwrap_or(i64::MAX),
         count: i32::try_from(records.len()).unwrap_or(i32::MAX),
         records,
+        ..Default::default()
     };
     Ok(message.encode_length_delimited_to_vec())
 }

@@ -4,20 +4,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink"];
+const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "wire"];
 const STAGES: &[&str] = &["proxy", "shipper", "admin"];
 const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "demo"];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
+        "sink" => &["wire"],
         "proxy" => &["meter", "journal", "attribution"],
         "shipper" => &["journal", "sink"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover"],
         "handover" => &["app"],
         "cli" => &[],
-        "events" => &["cli", "journal"],
+        "events" => &["cli", "journal", "wire"],
         "demo" => &["cli", "journal", "proxy"],
         // The vocabulary and the mechanisms.
         _ => &[],
