@@ -4,7 +4,7 @@
 //!
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
-//!   the proof that they are all there), [`sink`]
+//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`demo`]
 
@@ -19,6 +19,7 @@ pub mod attribution;
 pub mod journal;
 pub mod meter;
 pub mod sink;
+pub mod source;
 pub mod wire;
 
 pub mod admin;

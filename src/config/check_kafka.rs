@@ -7,7 +7,7 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::fields::Section;
-use super::kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink};
+use super::kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
 use super::raw::{RawKafka, RawSink};
 use super::{Sink, suggest};
 
@@ -95,6 +95,8 @@ fn options(section: &mut Section<'_>, raw: &RawKafka) -> KafkaOptions {
     KafkaOptions {
         layout: section.choice("layout", &raw.layout, KafkaLayout::Batch, &layouts),
         format: section.choice("format", &raw.format, KafkaFormat::Protobuf, &formats),
+        schema_id: raw.schema_id.as_ref().map(|_| section.count("schema_id", &raw.schema_id, 0, 0..=2_147_483_647)),
+        signing: signing(section, raw),
         compression: section.choice("compression", &raw.compression, Compression::Zstd, &compressions),
         batch_records_max: section.size("batch_records_max", &raw.batch_records_max, 500, 1..=100_000),
         batch_bytes_max,
@@ -111,6 +113,26 @@ fn options(section: &mut Section<'_>, raw: &RawKafka) -> KafkaOptions {
         replication: i32::try_from(replication).unwrap_or(i32::MAX),
         outage_max: Duration::from_secs(outage_max_s),
         properties: raw.properties.as_ref().map(|given| properties(section, given)).unwrap_or_default(),
+    }
+}
+
+/// Both keys, or neither.
+fn signing(section: &mut Section<'_>, raw: &RawKafka) -> Option<SigningKeyFile> {
+    match (&raw.signing_key, &raw.signing_key_id) {
+        (Some(path), Some(_)) => {
+            let path = section.path("signing_key", path);
+            let id = section.parsed("signing_key_id", &raw.signing_key_id, super::syntax::label)?;
+            Some(SigningKeyFile { id, path })
+        }
+        (Some(path), None) => {
+            section.missing(path.span(), "signing_key_id", "write a name for the key, so that it can be replaced");
+            None
+        }
+        (None, Some(id)) => {
+            section.missing(id.span(), "signing_key", "write the key's file");
+            None
+        }
+        (None, None) => None,
     }
 }
 

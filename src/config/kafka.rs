@@ -1,6 +1,7 @@
 //! `[sink] kind = "kafka"` and `[sink.kafka]`.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -25,6 +26,10 @@ pub struct KafkaOptions {
     pub layout: KafkaLayout,
     /// How it is written.
     pub format: KafkaFormat,
+    /// The schema's id in a Confluent schema registry, put before protobuf values.
+    pub schema_id: Option<u32>,
+    /// What messages are signed with.
+    pub signing: Option<SigningKeyFile>,
     /// What squeezes a producer's batches.
     pub compression: Compression,
     /// Most records in one batch of ours.
@@ -49,6 +54,16 @@ pub struct KafkaOptions {
     pub outage_max: Duration,
     /// Further properties of librdkafka.
     pub properties: BTreeMap<String, String>,
+}
+
+/// `signing_key` and `signing_key_id`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SigningKeyFile {
+    /// Its name in each signature.
+    pub id: String,
+    /// An ed25519 key in PEM, or a secret of at least 16 bytes.
+    #[serde(serialize_with = "serialized::path")]
+    pub path: PathBuf,
 }
 
 /// What one message holds.

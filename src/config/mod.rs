@@ -40,7 +40,7 @@ mod tests;
 
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
-pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink};
+pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
 pub use limits::Limits;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{

@@ -78,6 +78,9 @@ pub(super) struct RawSink {
 pub(super) struct RawKafka {
     pub(super) layout: Text,
     pub(super) format: Text,
+    pub(super) schema_id: Number,
+    pub(super) signing_key: Text,
+    pub(super) signing_key_id: Text,
     pub(super) compression: Text,
     pub(super) batch_records_max: Number,
     pub(super) batch_bytes_max: Number,

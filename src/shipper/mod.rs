@@ -90,7 +90,7 @@ impl Shipper {
                     bytes: options.batch_bytes_max,
                     linger: options.linger,
                 };
-                let sink = Box::new(KafkaSink::new(kafka));
+                let sink = Box::new(KafkaSink::new(kafka)?);
                 (Some(sink), batch_max, options.in_flight_bytes_max, options.drain_bytes_per_s_max)
             }
         };
@@ -338,7 +338,7 @@ impl Work {
                 let bytes = stream.pending.bytes;
                 match sink.send(self.next_ticket, &batch)? {
                     Sent::Full => return Ok(sent),
-                    Sent::Taken(hash) => stream.taken(self.next_ticket, hash),
+                    Sent::Taken(end) => stream.taken(self.next_ticket, end),
                 }
                 self.next_ticket += 1;
                 self.in_flight_bytes += bytes as u64;

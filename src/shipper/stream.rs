@@ -15,7 +15,7 @@ use tracing::error;
 
 use super::Source;
 use crate::journal::{self, Cursor, Entry, EpochDir, Reader, Shared};
-use crate::sink::{Boundary, Ticket};
+use crate::sink::{Boundary, Hash, Ticket};
 
 /// How often the cursor follows what is acknowledged: a crash repeats at most what was acknowledged since.
 const CURSOR_INTERVAL: Duration = Duration::from_millis(200);
@@ -69,6 +69,8 @@ pub struct Stream {
     flights: VecDeque<Flight>,
     pub pending: Pending,
     batch_max: BatchMax,
+    /// What the batches are made smaller from, while one is too large.
+    usual_bytes: usize,
     /// A batch failed for its size: nothing is sent until all answers are there and it begins anew.
     too_large: bool,
     /// A record that no batch is small enough for is tried again then.
@@ -82,7 +84,8 @@ impl Stream {
     pub fn open(source: Source, batch_max: BatchMax) -> Result<Self, journal::Error> {
         let cursor = Cursor::open(source.shared.directory())?;
         let reader = Reader::open(source.shared.directory(), cursor.next_seq())?;
-        let at = Boundary { next_seq: cursor.next_seq(), hash: cursor.hash() };
+        let hash = Some(cursor.hash()).filter(|hash| *hash != [0; 32]);
+        let at = Boundary { next_seq: cursor.next_seq(), hash: hash.map(Hash) };
         let now = Instant::now();
         Ok(Self {
             source,
@@ -93,6 +96,7 @@ impl Stream {
             flights: VecDeque::new(),
             pending: Pending::default(),
             batch_max,
+            usual_bytes: batch_max.bytes,
             too_large: false,
             rests_until: None,
             cursor_at: now,
@@ -158,10 +162,11 @@ impl Stream {
     }
 
     /// The batch that was read has been taken by the sink.
-    pub fn taken(&mut self, ticket: Ticket, hash: crate::sink::Hash) {
+    pub fn taken(&mut self, ticket: Ticket, end: Boundary) {
         let pending = std::mem::take(&mut self.pending);
         let records = pending.records.len() as u64;
-        self.sent = Boundary { next_seq: pending.first_seq + records, hash };
+        assert_eq!(end.next_seq, pending.first_seq + records, "the sink took other records than it was given");
+        self.sent = end;
         self.flights.push_back(Flight { ticket, end: self.sent, records, bytes: pending.bytes as u64, safe: false });
     }
 
@@ -169,6 +174,7 @@ impl Stream {
     pub fn safe(&mut self, ticket: Ticket) -> (u64, u64) {
         let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else { return (0, 0) };
         flight.safe = true;
+        self.batch_max.bytes = self.usual_bytes;
         let bytes = flight.bytes;
         let mut records = 0;
         while let Some(flight) = self.flights.front().filter(|flight| flight.safe) {
@@ -235,7 +241,8 @@ impl Stream {
         let due = hurry || now.duration_since(self.cursor_at) >= CURSOR_INTERVAL;
         if due && self.cursor.next_seq() < self.acknowledged.next_seq {
             // A kill before this: what was acknowledged since comes again.
-            self.cursor.advance_to(self.acknowledged.next_seq, self.acknowledged.hash)?;
+            let hash = self.acknowledged.hash.map_or([0; 32], |hash| hash.0);
+            self.cursor.advance_to(self.acknowledged.next_seq, hash)?;
             self.cursor_at = now;
         }
         if hurry || now.duration_since(self.released_at) >= RELEASE_INTERVAL {

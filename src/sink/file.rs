@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Batch, Error, Hash, Outcome, Sent, Sink, Ticket};
+use super::{Batch, Boundary, Error, Outcome, Sent, Sink, Ticket};
 use crate::config::{self, SinkFormat};
 use crate::event::v1::UsageBatch;
 use crate::event::{Position, UsageRecord, json_line};
@@ -130,7 +130,8 @@ impl Sink for FileSink {
         self.write(batch)?;
         self.written.push(ticket);
         // Files are not chained: they are read where they were written.
-        Ok(Sent::Taken(Hash::default()))
+        let next_seq = batch.first_seq + batch.records.len() as u64;
+        Ok(Sent::Taken(Boundary { next_seq, hash: None }))
     }
 
     fn poll(&mut self, wait: Duration, outcomes: &mut Vec<Outcome>) {
@@ -227,7 +228,6 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Er
 
 #[cfg(test)]
 mod tests {
-    use super::super::Boundary;
     use super::*;
 
     fn sink(dir: &Path, format: SinkFormat, rotate_bytes: u64) -> FileSink {

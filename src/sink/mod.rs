@@ -17,20 +17,11 @@ pub use file::FileSink;
 pub use kafka::{KafkaSink, Shortcoming, client as kafka_client, inspect as inspect_topic};
 pub use status::Status;
 
+use crate::config;
+pub use crate::wire::{Boundary, Hash};
+
 /// Names a batch until its outcome is known. Never used twice in a process.
 pub type Ticket = usize;
-
-/// BLAKE3 of a batch, stated by the next one of the shard.
-pub type Hash = [u8; 32];
-
-/// Where one batch ends and the next begins.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Boundary {
-    /// The seq behind the last record.
-    pub next_seq: u64,
-    /// Of the batch that ends here; zeros where none is known.
-    pub hash: Hash,
-}
 
 /// Consecutive records of one shard.
 pub struct Batch<'a> {
@@ -51,8 +42,8 @@ pub struct Batch<'a> {
 /// What [`Sink::send`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Sent {
-    /// The sink has it; an outcome follows. The hash is what the next batch of the shard states.
-    Taken(Hash),
+    /// The sink has it; an outcome follows. The next batch of the shard states where this one ended.
+    Taken(Boundary),
     /// It has no room now: the same batch again, later.
     Full,
 }
@@ -95,6 +86,14 @@ pub trait Sink: Send {
     fn complaint(&self) -> Option<String>;
 }
 
+/// Everything of a sink that can be looked at without asking anybody.
+pub fn check(sink: &config::Sink) -> Result<(), Error> {
+    match sink {
+        config::Sink::Kafka(kafka) => KafkaSink::new(kafka).map(drop),
+        config::Sink::None | config::Sink::File(_) => Ok(()),
+    }
+}
+
 /// What a sink cannot do. The same batch comes again.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -123,6 +122,9 @@ pub enum Error {
     /// It cannot be written as JSON.
     #[error("record {0} cannot be written as JSON")]
     Json(u64, #[source] serde_json::Error),
+    /// It cannot be written as a message, or its key is none.
+    #[error(transparent)]
+    Wire(#[from] crate::wire::Error),
     /// The broker, or librdkafka, refused.
     #[error("cannot {operation} at {servers}")]
     Kafka {

@@ -4,21 +4,21 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "wire"];
+const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "source", "wire"];
 const STAGES: &[&str] = &["proxy", "shipper", "admin"];
 const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "demo"];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
-        "sink" => &["wire"],
         "proxy" => &["meter", "journal", "attribution"],
+        "sink" => &["wire"],
         "shipper" => &["journal", "sink"],
         "admin" => &["proxy", "sink"],
-        "app" => &["journal", "proxy", "shipper", "admin", "handover"],
+        "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink"],
         "handover" => &["app"],
         "cli" => &[],
-        "events" => &["cli", "journal", "wire"],
+        "events" => &["cli", "journal", "source", "wire"],
         "demo" => &["cli", "journal", "proxy"],
         // The vocabulary and the mechanisms.
         _ => &[],

@@ -2,27 +2,28 @@
 //!
 //! * **Producer**: librdkafka, idempotent, `acks=all`. It never gives a message up (`message.timeout.ms=0`): what must be given
 //!   up is decided here, by forgetting the producer and starting a new one.
-//! * **Format**: one message per batch, or per record; key node/shard, so one partition holds one shard in order.
+//! * **Format**: `wire`'s; key node/shard, so one partition holds one shard in order.
 //! * **When full**: librdkafka's queue holds more than `in_flight_bytes_max`, so it hardly ever is; if it is, what did not fit
 //!   waits here and nothing more is taken.
 //! * **What survives a crash**: nothing but what the broker has.
 //! * **Before the first message** the topic is looked at ([`topic`]): it is made where it is missing, and what it lacks is named.
 
-mod message;
 mod producer;
 mod topic;
 
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseRecord, Producer as _};
 use tracing::{error, info, warn};
 
 use super::{Batch, Error, Failure, Outcome, Sent, Sink, Ticket};
-use crate::config;
-use message::Message;
+use crate::config::{self, KafkaFormat, KafkaLayout};
+use crate::wire::{Encoder, Format, Layout, Limits, Message, SigningKey, StreamId};
 use producer::{Delivery, Producer, Reports};
 pub use topic::{Shortcoming, inspect};
 
@@ -30,18 +31,21 @@ pub use topic::{Shortcoming, inspect};
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How long the broker may take to say what a topic is like.
 const ASK_MAX: Duration = Duration::from_secs(5);
-/// Room that a message needs beside its payload: key, headers, and the framing of a batch of one.
-const MESSAGE_OVERHEAD_BYTES: usize = 1024;
 
 /// Sends batches to one topic.
 pub struct KafkaSink {
     config: config::KafkaSink,
+    layout: Layout,
+    format: Format,
+    signing: Option<Arc<SigningKey>>,
     producer: Option<Producer>,
-    reports: std::sync::Arc<Reports>,
+    reports: Arc<Reports>,
     /// Messages of each ticket whose outcome is not known.
     unsettled: HashMap<Ticket, usize>,
     /// Taken, but librdkafka had no room yet.
     waiting: VecDeque<(Ticket, Message)>,
+    /// Held a record that is larger than the topic takes.
+    too_large: Vec<(Ticket, String)>,
     /// When a delivery was last reported, or the first message sent after a pause.
     heard_at: Instant,
     /// What the topic takes in one message.
@@ -51,18 +55,32 @@ pub struct KafkaSink {
 }
 
 impl KafkaSink {
-    /// A sink that has not spoken with the broker yet.
-    pub fn new(config: &config::KafkaSink) -> Self {
-        Self {
+    /// A sink that has not spoken with the broker yet. Reads the signing key.
+    pub fn new(config: &config::KafkaSink) -> Result<Self, Error> {
+        let options = &config.kafka;
+        let layout = match options.layout {
+            KafkaLayout::Batch => Layout::Batch,
+            KafkaLayout::Record => Layout::Record,
+        };
+        let format = match options.format {
+            KafkaFormat::Protobuf => Format::Protobuf { schema_id: options.schema_id },
+            KafkaFormat::Json => Format::Json,
+        };
+        let signing = options.signing.as_ref().map(signing_key).transpose()?.map(Arc::new);
+        Ok(Self {
             config: config.clone(),
+            layout,
+            format,
+            signing,
             producer: None,
-            reports: std::sync::Arc::default(),
+            reports: Arc::default(),
             unsettled: HashMap::new(),
             waiting: VecDeque::new(),
+            too_large: Vec::new(),
             heard_at: Instant::now(),
             message_bytes_max: usize::MAX,
             named: Vec::new(),
-        }
+        })
     }
 
     fn failed(&self, operation: &'static str) -> impl FnOnce(KafkaError) -> Error {
@@ -93,13 +111,25 @@ impl KafkaSink {
     fn hand_over(&mut self) -> Result<(), KafkaError> {
         let Some(producer) = &self.producer else { return Ok(()) };
         while let Some((ticket, message)) = self.waiting.front() {
+            let mut headers = OwnedHeaders::new_with_capacity(message.headers.len());
+            for (key, value) in &message.headers {
+                headers = headers.insert(Header { key, value: Some(value.as_ref()) });
+            }
             let record = BaseRecord::with_opaque_to(&self.config.topic, *ticket)
-                .key(&message.key)
-                .payload(&message.payload)
-                .headers(message.headers());
+                .key(message.key.as_bytes())
+                .payload(message.payload.as_ref())
+                .headers(headers);
             match producer.send(record) {
                 Ok(()) => {}
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(()),
+                Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                    // One record alone is larger than the topic takes: it never left.
+                    let ticket = *ticket;
+                    self.waiting.retain(|(waiting, _)| *waiting != ticket);
+                    self.unsettled.remove(&ticket);
+                    self.too_large.push((ticket, error.to_string()));
+                    continue;
+                }
                 Err((error, _)) => return Err(error),
             }
             self.waiting.pop_front();
@@ -122,13 +152,8 @@ impl KafkaSink {
             Err(failed) => {
                 self.unsettled.remove(&ticket);
                 self.waiting.retain(|(waiting, _)| *waiting != ticket);
-                let failure = match failed {
-                    KafkaError::MessageProduction(
-                        RDKafkaErrorCode::MessageSizeTooLarge | RDKafkaErrorCode::InvalidMessageSize,
-                    ) => Failure::TooLarge(failed.to_string()),
-                    failed => Failure::Unknown(failed.to_string()),
-                };
-                Some(Outcome { ticket, result: Err(failure) })
+                // Also where the broker says that it is too large: the topic takes less than it did, and is looked at again.
+                Some(Outcome { ticket, result: Err(Failure::Unknown(failed.to_string())) })
             }
         }
     }
@@ -146,15 +171,22 @@ impl Sink for KafkaSink {
         if !self.waiting.is_empty() {
             return Ok(Sent::Full);
         }
-        let payload_bytes_max = self.message_bytes_max.saturating_sub(MESSAGE_OVERHEAD_BYTES);
-        let (messages, hash) = message::encode(batch, &self.config.kafka, payload_bytes_max)?;
+        let stream = StreamId { node: batch.node.to_owned(), epoch: batch.epoch, shard: batch.shard };
+        let limits = Limits { message_bytes_max: self.message_bytes_max, records_max: usize::MAX };
+        let mut encoder = Encoder::new(stream, self.layout, self.format, limits, self.signing.clone(), batch.after);
+        let mut messages = Vec::new();
+        for (seq, record) in (batch.first_seq..).zip(batch.records) {
+            messages.extend(encoder.push(seq, record)?);
+        }
+        messages.extend(encoder.finish());
+        let Some(end) = messages.last().map(|message| message.after) else { return Ok(Sent::Full) };
         if self.unsettled.is_empty() {
             self.heard_at = Instant::now();
         }
         self.unsettled.insert(ticket, messages.len());
         self.waiting.extend(messages.into_iter().map(|message| (ticket, message)));
         self.hand_over().map_err(self.failed("send to the topic"))?;
-        Ok(Sent::Taken(hash))
+        Ok(Sent::Taken(end))
     }
 
     fn poll(&mut self, wait: Duration, outcomes: &mut Vec<Outcome>) {
@@ -171,6 +203,8 @@ impl Sink for KafkaSink {
         if !deliveries.is_empty() {
             self.heard_at = Instant::now();
         }
+        let too_large = self.too_large.drain(..);
+        outcomes.extend(too_large.map(|(ticket, why)| Outcome { ticket, result: Err(Failure::TooLarge(why)) }));
         outcomes.extend(deliveries.into_iter().filter_map(|delivery| self.settle(delivery)));
         if let Err(error) = self.hand_over() {
             self.fail_all(&error.to_string(), outcomes);
@@ -184,6 +218,7 @@ impl Sink for KafkaSink {
     fn reset(&mut self) {
         self.unsettled.clear();
         self.waiting.clear();
+        self.too_large.clear();
         if let Some(producer) = self.producer.take() {
             // Ending a producer can take seconds while brokers are away, and nothing depends on it.
             let ended = std::thread::Builder::new().name("weir-producer-end".into()).spawn(move || drop(producer));
@@ -191,7 +226,7 @@ impl Sink for KafkaSink {
                 error!(%error, "a producer that was given up could not be ended apart");
             }
         }
-        self.reports = std::sync::Arc::default();
+        self.reports = Arc::default();
     }
 
     fn complaint(&self) -> Option<String> {
@@ -204,6 +239,20 @@ impl KafkaSink {
         let failed = self.unsettled.drain().map(|(ticket, _)| ticket);
         outcomes.extend(failed.map(|ticket| Outcome { ticket, result: Err(Failure::Unknown(why.to_owned())) }));
     }
+}
+
+/// PEM is ed25519; anything else is a secret.
+fn signing_key(key: &config::SigningKeyFile) -> Result<SigningKey, Error> {
+    let bytes = std::fs::read(&key.path).map_err(|source| Error::Io {
+        operation: "read the signing key",
+        path: key.path.clone(),
+        source,
+    })?;
+    Ok(if bytes.starts_with(b"-----BEGIN") {
+        SigningKey::ed25519(&key.id, &bytes)?
+    } else {
+        SigningKey::hmac_sha256(&key.id, bytes.trim_ascii_end())?
+    })
 }
 
 /// What every client of the cluster begins with: its addresses and the properties from the configuration that clients of all
