@@ -3,7 +3,7 @@
 //! | path | answer |
 //! |---|---|
 //! | `/livez` | 200 while the process runs |
-//! | `/readyz` | 200, or 503 with the reason while draining or while the journal cannot write |
+//! | `/readyz` | 200, or 503 with the reason while draining or while the journal cannot write; a second line while the sink is down |
 //! | `/metrics` | Prometheus text |
 //! | `/sessions?limit=N` | the open sessions that moved most, JSON, at most 1,000 |
 //! | `/config` | the configuration in force, secrets redacted, JSON |
@@ -29,6 +29,7 @@ use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use crate::proxy::Node;
+use crate::sink::Status;
 
 /// Connections served at once; more wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -43,6 +44,8 @@ const SESSIONS_MAX: usize = 1000;
 pub struct Admin {
     /// Sessions, configuration, state.
     pub node: Arc<Node>,
+    /// How the sink is.
+    pub sink: Arc<Status>,
     /// Metrics.
     pub prometheus: PrometheusHandle,
     /// Asks for a reload.
@@ -85,7 +88,7 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     let is_read = matches!(*request.method(), Method::GET | Method::HEAD);
     match (request.uri().path(), is_read) {
         ("/livez", true) => text(StatusCode::OK, "alive\n"),
-        ("/readyz", true) => readiness(&admin.node),
+        ("/readyz", true) => readiness(&admin.node, &admin.sink),
         ("/metrics", true) => {
             admin.prometheus.run_upkeep();
             typed(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", admin.prometheus.render())
@@ -111,14 +114,20 @@ fn answer(admin: &Admin, request: &Request<Incoming>) -> Response<Full<Bytes>> {
     }
 }
 
-fn readiness(node: &Node) -> Response<Full<Bytes>> {
+fn readiness(node: &Node, sink: &Status) -> Response<Full<Bytes>> {
     if node.is_draining() {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
-    if !node.journal_ready() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written\n");
-    }
-    text(StatusCode::OK, "ready\n")
+    // A sink that is down turns nobody away: records wait in the journal, and only when that is full something must happen.
+    let state = match sink.down() {
+        Some((seconds, why)) => format!("the sink takes no records for {seconds} s, they wait in the journal: {why}\n"),
+        None => String::new(),
+    };
+    let (status, first) = match node.journal_ready() {
+        true => (StatusCode::OK, "ready"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written"),
+    };
+    typed(status, "text/plain; charset=utf-8", format!("{first}\n{state}"))
 }
 
 fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {

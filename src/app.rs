@@ -30,6 +30,9 @@ use crate::shipper::{Shipper, Source};
 
 pub use worker::Handle as WorkerHandle;
 
+/// How long brokers may take to answer `weir check --sink`.
+const CHECK_MAX: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// What a process is made of, once it runs.
 pub(crate) struct App {
     node: Arc<Node>,
@@ -51,8 +54,16 @@ pub(crate) struct App {
 }
 
 /// `weir check`: the configuration and all it names.
-pub fn check(path: &Path) -> Result<(), String> {
+pub fn check(path: &Path, ask_sink: bool) -> Result<(), String> {
     let config = Config::load(path).map_err(|errors| errors.to_string())?;
+    crate::sink::check(&config.sink).map_err(|error| crate::shipper::chain(&error))?;
+    if let (true, crate::config::Sink::Kafka(kafka)) = (ask_sink, &config.sink) {
+        let shortcomings =
+            crate::sink::inspect_topic(kafka, CHECK_MAX).map_err(|error| crate::shipper::chain(&error))?;
+        for shortcoming in shortcomings {
+            println!("topic {}: {shortcoming}", kafka.topic);
+        }
+    }
     Setup::new(config).map(drop).map_err(|error| crate::shipper::chain(&error))?;
     println!("{}: good", path.display());
     Ok(())

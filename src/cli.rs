@@ -77,24 +77,49 @@ impl RunArgs {
 
 /// `weir check`
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  weir check --config /etc/weir/weir.toml")]
+#[command(
+    after_help = "Examples:\n  weir check --config /etc/weir/weir.toml\n  weir check --sink --config /etc/weir/weir.toml"
+)]
 pub struct CheckArgs {
     /// Configuration file
     #[arg(long, value_name = "FILE")]
     pub config: PathBuf,
+    /// Also ask a Kafka sink's brokers for the topic, and name what it lacks
+    #[arg(long)]
+    pub sink: bool,
 }
 
 /// `weir events`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  weir events --follow\n  weir events --state /var/lib/weir --json\n  \
-                  weir events --file /var/log/weir/usage.json --csv > usage.csv")]
+                  weir events --file /var/log/weir/usage.json --csv > usage.csv\n  \
+                  weir events --kafka 127.0.0.1:9092 --topic weir.usage --from 2026-01-31T12:00:00Z --json")]
 pub struct EventsArgs {
     /// Read the journal in this state directory [default: ~/.local/state/weir]
-    #[arg(long, value_name = "DIR", conflicts_with = "file")]
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["file", "kafka"])]
     pub state: Option<PathBuf>,
     /// Read this file, written by a file sink
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "kafka")]
     pub file: Option<PathBuf>,
+    /// Read a topic at these brokers, `host:port` with commas; what is missing, comes twice or was altered is named on
+    /// stderr, and the exit code is 1 if anything is unexplained
+    #[arg(long, value_name = "HOST:PORT")]
+    pub kafka: Option<String>,
+    /// With --kafka: the topic
+    #[arg(long, value_name = "TOPIC", default_value = "weir.usage", requires = "kafka")]
+    pub topic: String,
+    /// With --kafka: where to begin: earliest, latest, offset:N, milliseconds since 1970, or a time in UTC
+    #[arg(long, value_name = "START", default_value = "earliest", requires = "kafka")]
+    pub from: String,
+    /// With --kafka: a property of librdkafka, like `security.protocol=sasl_ssl`; may be repeated
+    #[arg(long = "property", value_name = "NAME=VALUE", requires = "kafka")]
+    pub properties: Vec<String>,
+    /// With --kafka: properties, one `NAME=VALUE` per line, from a file, so that no secret stands in the process list
+    #[arg(long, value_name = "FILE", requires = "kafka")]
+    pub properties_file: Option<PathBuf>,
+    /// With --kafka: every message must be signed with a key from such a file; may be repeated
+    #[arg(long = "verify", value_name = "KEY-ID=FILE", requires = "kafka")]
+    pub keys: Vec<String>,
     /// Go on with records as they are written, until interrupted
     #[arg(long)]
     pub follow: bool,
@@ -113,6 +138,8 @@ pub enum EventsSource {
     State(PathBuf),
     /// A file of a file sink.
     File(PathBuf),
+    /// A topic at these brokers.
+    Kafka(String),
 }
 
 /// How `weir events` prints.
@@ -129,6 +156,9 @@ pub enum EventsForm {
 impl EventsArgs {
     /// Where to read; without a word, where `weir run --upstream` writes.
     pub fn source(&self) -> EventsSource {
+        if let Some(servers) = &self.kafka {
+            return EventsSource::Kafka(servers.clone());
+        }
         match (&self.file, &self.state) {
             (Some(file), _) => EventsSource::File(file.clone()),
             (None, Some(dir)) => EventsSource::State(dir.clone()),
@@ -220,6 +250,9 @@ mod tests {
             ("weir check", Some(64)),
             ("weir events --json --csv", Some(64)),
             ("weir events --state a --file b", Some(64)),
+            ("weir events --kafka a:1 --topic t --from latest --follow", None),
+            ("weir events --kafka a:1 --state b", Some(64)),
+            ("weir events --topic t", Some(64)),
             ("weir demo --seconds 0", Some(64)),
             ("weir flow", Some(64)),
         ] {

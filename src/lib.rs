@@ -3,7 +3,8 @@
 //! The map, in the direction of the flow. What a module may import is above it or in the vocabulary; a test holds it so.
 //!
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
-//! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`sink`]
+//! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
+//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`demo`]
 
@@ -18,6 +19,8 @@ pub mod attribution;
 pub mod journal;
 pub mod meter;
 pub mod sink;
+pub mod source;
+pub mod wire;
 
 pub mod admin;
 pub mod proxy;

@@ -25,7 +25,7 @@ fn main() -> ExitCode {
             Ok(config) => weir::app::run(config, args.config, args.upgrade),
             Err(errors) => return wrong(&errors),
         },
-        Command::Check(args) => match weir::app::check(&args.config) {
+        Command::Check(args) => match weir::app::check(&args.config, args.sink) {
             Ok(()) => Ok(()),
             Err(text) => return wrong(&text),
         },

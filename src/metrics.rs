@@ -42,6 +42,13 @@ metrics! {
     slots_refused: Counter counter describe_counter "weir_journal_slots_refused_total", "sessions and requests not measured because every slot was taken";
     sink_records: Counter counter describe_counter "weir_sink_records_total", "records that the sink has taken";
     sink_failures: Counter counter describe_counter "weir_sink_failures_total", "attempts that the sink failed; each is repeated";
+    sink_batches: Counter counter describe_counter "weir_sink_batches_total", "batches handed to the sink, repeated ones included";
+    sink_resent_batches: Counter counter describe_counter "weir_sink_resent_batches_total", "batches whose outcome was unknown, read again from the journal and sent again; readers drop what comes twice";
+    sink_up: Gauge gauge describe_gauge "weir_sink_up", "1 while the sink takes records, 0 while they wait in the journal";
+    sink_waiting_records: Gauge gauge describe_gauge "weir_sink_waiting_records", "records in the journal that the sink has not acknowledged";
+    sink_in_flight_bytes: Gauge gauge describe_gauge "weir_sink_in_flight_bytes", "octets of records sent and not acknowledged yet";
+    journal_bytes: Gauge gauge describe_gauge "weir_journal_bytes", "octets of segment files; at weir_journal_bytes_max on_full decides";
+    journal_bytes_max: Gauge gauge describe_gauge "weir_journal_bytes_max", "journal_bytes_max of the configuration";
     audit_sessions: Counter counter describe_counter "weir_audit_sessions_total", "times that sessions were held against the kernel, at checkpoints and at their close";
     audit_wire_received: Counter counter describe_counter "weir_audit_wire_received_violations_total", "sessions whose received octets differ from the kernel's";
     audit_wire_sent: Counter counter describe_counter "weir_audit_wire_sent_violations_total", "sessions whose sent octets differ from the kernel's";

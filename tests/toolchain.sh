@@ -1,5 +1,5 @@
-# What a build of weir needs beyond this clone: cargo, a C compiler, cmake (two C libraries behind dependencies
-# are built with them). Sourced by ./demo, tests/run, fuzz/run and .ci/run; plain POSIX sh, nothing runs until called.
+# What a build of weir needs beyond this clone: cargo, a C compiler, make, perl and cmake (C libraries behind
+# dependencies are built with them: librdkafka with make, its OpenSSL with perl). Sourced by ./demo, tests/run, fuzz/run and .ci/run; plain POSIX sh, nothing runs until called.
 #
 # require_toolchain     returns 0 when a build can start. What is missing is installed with apt-get where that
 #                       needs nobody's leave (running as root on Debian or Ubuntu); otherwise one line on stderr says
@@ -15,7 +15,7 @@ require_toolchain() {
         echo "weir needs Rust $(rust_version_min) or newer and this is $(rustc --version): run 'rustup update stable'" >&2
         return 1
     fi
-    require_packages cc=gcc cmake=cmake
+    require_packages cc=gcc make=make perl=perl cmake=cmake
 }
 
 require_packages() {

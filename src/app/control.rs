@@ -71,7 +71,12 @@ impl App {
         let mut checks = self.start_checks(stopped);
         let (reload_asked, mut reloads) = mpsc::channel::<()>(1);
         if let Some(listener) = self.sockets.admin()? {
-            let admin = Admin { node: self.node.clone(), prometheus: self.prometheus.clone(), reload: reload_asked };
+            let admin = Admin {
+                node: self.node.clone(),
+                sink: self.shipper.status(),
+                prometheus: self.prometheus.clone(),
+                reload: reload_asked,
+            };
             let listener = TcpListener::from_std(listener)?;
             tokio::spawn(admin::serve(listener, Arc::new(admin)));
         }

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::check::TOP;
+use super::check_kafka;
 use super::fields::Section;
 use super::raw::{RawJournal, RawSink};
 use super::{FileSink, Journal, OnFull, Sink, SinkFormat};
@@ -60,7 +61,7 @@ pub(super) fn sink(section: &mut Section<'_>, raw: &RawSink) -> Sink {
     let kafka = [
         ("bootstrap_servers", raw.bootstrap_servers.as_ref().map(|given| given.span())),
         ("topic", raw.topic.as_ref().map(|given| given.span())),
-        ("properties", raw.properties.as_ref().map(|given| given.span())),
+        ("kafka", raw.kafka.as_ref().map(|given| given.span())),
     ];
     if kind != SinkKind::File {
         belongs_to(section, &file, "file");
@@ -72,7 +73,7 @@ pub(super) fn sink(section: &mut Section<'_>, raw: &RawSink) -> Sink {
     match kind {
         SinkKind::None => Sink::None,
         SinkKind::File => file_sink(section, raw, kind_span),
-        SinkKind::Kafka => kafka_is_not_built_yet(section, kind_span),
+        SinkKind::Kafka => check_kafka::sink(section, raw, kind_span),
     }
 }
 
@@ -99,11 +100,4 @@ fn file_sink(section: &mut Section<'_>, raw: &RawSink, kind: Range<usize>) -> Si
         rotate_bytes: section.number("rotate_bytes", &raw.rotate_bytes, 256 << 20, 64 << 10..=1 << 40),
         rotate_interval: std::time::Duration::from_secs(rotate_interval_s),
     })
-}
-
-/// Stands in until the Kafka sink is there; then it makes a sink of `bootstrap_servers`, `topic` and `properties`.
-fn kafka_is_not_built_yet(section: &mut Section<'_>, kind: Range<usize>) -> Sink {
-    let action = "write \"file\", or \"none\" to keep records in the journal";
-    section.wrong(kind, "kind", "\"kafka\" is not built yet in this version", action);
-    Sink::None
 }

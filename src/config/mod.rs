@@ -18,6 +18,7 @@
 
 mod check;
 mod check_attribution;
+mod check_kafka;
 mod check_limits;
 mod check_listeners;
 mod check_records;
@@ -25,6 +26,7 @@ mod check_upstreams;
 mod difference;
 mod errors;
 mod fields;
+mod kafka;
 mod limits;
 mod raw;
 mod read;
@@ -38,6 +40,7 @@ mod tests;
 
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
+pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
 pub use limits::Limits;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
@@ -149,6 +152,8 @@ pub enum Sink {
     None,
     /// Files in a directory.
     File(FileSink),
+    /// A topic of a Kafka cluster.
+    Kafka(KafkaSink),
 }
 
 /// `[sink] kind = "file"`.

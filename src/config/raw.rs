@@ -70,7 +70,29 @@ pub(super) struct RawSink {
     pub(super) rotate_interval_s: Number,
     pub(super) bootstrap_servers: Text,
     pub(super) topic: Text,
-    pub(super) properties: Option<Spanned<BTreeMap<String, toml::Value>>>,
+    pub(super) kafka: Option<Spanned<RawKafka>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawKafka {
+    pub(super) layout: Text,
+    pub(super) format: Text,
+    pub(super) schema_id: Number,
+    pub(super) signing_key: Text,
+    pub(super) signing_key_id: Text,
+    pub(super) compression: Text,
+    pub(super) batch_records_max: Number,
+    pub(super) batch_bytes_max: Number,
+    pub(super) linger_ms: Number,
+    pub(super) in_flight_bytes_max: Number,
+    pub(super) drain_bytes_per_s_max: Number,
+    pub(super) create_topic: Truth,
+    pub(super) partitions: Number,
+    pub(super) replication: Number,
+    pub(super) outage_max_s: Number,
+    /// Any of librdkafka's; texts, whole numbers and truths.
+    pub(super) properties: Option<BTreeMap<Spanned<String>, Spanned<toml::Value>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

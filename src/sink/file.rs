@@ -9,11 +9,11 @@ use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use prost::Message;
 
-use super::{Batch, Error};
+use super::{Batch, Boundary, Error, Outcome, Sent, Sink, Ticket};
 use crate::config::{self, SinkFormat};
 use crate::event::v1::UsageBatch;
 use crate::event::{Position, UsageRecord, json_line};
@@ -22,6 +22,7 @@ use crate::event::{Position, UsageRecord, json_line};
 pub struct FileSink {
     config: config::FileSink,
     open: HashMap<(u32, u16), Open>,
+    written: Vec<Ticket>,
 }
 
 struct Open {
@@ -37,7 +38,7 @@ impl FileSink {
     /// Makes the directory if needed.
     pub fn new(config: &config::FileSink) -> Result<Self, Error> {
         std::fs::create_dir_all(&config.path).map_err(io("make", &config.path))?;
-        Ok(Self { config: config.clone(), open: HashMap::new() })
+        Ok(Self { config: config.clone(), open: HashMap::new(), written: Vec::new() })
     }
 
     /// Writes the batch; durable when it returns.
@@ -120,6 +121,35 @@ impl FileSink {
     }
 }
 
+impl Sink for FileSink {
+    fn open(&mut self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn send(&mut self, ticket: Ticket, batch: &Batch<'_>) -> Result<Sent, Error> {
+        self.write(batch)?;
+        self.written.push(ticket);
+        // Files are not chained: they are read where they were written.
+        let next_seq = batch.first_seq + batch.records.len() as u64;
+        Ok(Sent::Taken(Boundary { next_seq, hash: None }))
+    }
+
+    fn poll(&mut self, wait: Duration, outcomes: &mut Vec<Outcome>) {
+        if self.written.is_empty() {
+            std::thread::sleep(wait);
+        }
+        outcomes.extend(self.written.drain(..).map(|ticket| Outcome { ticket, result: Ok(()) }));
+    }
+
+    fn reset(&mut self) {
+        self.written.clear();
+    }
+
+    fn complaint(&self) -> Option<String> {
+        None
+    }
+}
+
 fn begin(path: PathBuf, next_seq: u64) -> Result<Open, Error> {
     let file = OpenOptions::new().create(true).append(true).mode(0o640).open(&path).map_err(io("make", &path))?;
     Ok(Open { file, path, bytes: 0, since: Instant::now(), next_seq })
@@ -145,6 +175,7 @@ fn protobuf(batch: &Batch<'_>) -> Result<Vec<u8>, Error> {
         first_seq: i64::try_from(batch.first_seq).unwrap_or(i64::MAX),
         count: i32::try_from(records.len()).unwrap_or(i32::MAX),
         records,
+        ..Default::default()
     };
     Ok(message.encode_length_delimited_to_vec())
 }
@@ -198,7 +229,6 @@ fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Er
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn sink(dir: &Path, format: SinkFormat, rotate_bytes: u64) -> FileSink {
         let rotate_interval = Duration::from_secs(3600);
@@ -210,7 +240,7 @@ mod tests {
     }
 
     fn batch(first_seq: u64, records: &[Vec<u8>]) -> Batch<'_> {
-        Batch { node: "n", epoch: 1, shard: 0, first_seq, records }
+        Batch { node: "n", epoch: 1, shard: 0, first_seq, after: Boundary::default(), records }
     }
 
     fn lines(dir: &Path) -> Vec<u64> {

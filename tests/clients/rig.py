@@ -139,11 +139,11 @@ class Rig:
         await_port(port, self.start(sys.executable, HERE / "origin.py", port))
         return port
 
-    def start_weir(self, listeners, limits=""):
-        """Runs weir with these listeners by name. Their ports are then in `self.ports`."""
+    def start_weir(self, listeners, limits="", sink=""):
+        """Runs weir with these listeners by name, and lines of `[sink]`. Their ports are then in `self.ports`."""
         *ports, admin = free_ports(len(listeners) + 1)
         self.ports = dict(zip(listeners, ports))
-        text = f'state_dir = "{self.folder}/state"\ncheckpoint_interval_ms = 1000\n[admin]\nlisten = "127.0.0.1:{admin}"\n[limits]\ndrain_timeout_ms = 5000\n{limits}\n'
+        text = f'state_dir = "{self.folder}/state"\ncheckpoint_interval_ms = 1000\n[admin]\nlisten = "127.0.0.1:{admin}"\n[limits]\ndrain_timeout_ms = 5000\n{limits}\n[sink]\n{sink}\n'
         for name, listener in listeners.items():
             text += f'\n[[listeners]]\nname = "{name}"\nlisten = "127.0.0.1:{self.ports[name]}"\nkind = "{listener.kind}"\nupstream = "to-{name}"\n'
             if listener.more:

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink"];
+const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "source", "wire"];
 const STAGES: &[&str] = &["proxy", "shipper", "admin"];
 const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "demo"];
 
@@ -12,12 +12,13 @@ const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "demo"];
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
         "proxy" => &["meter", "journal", "attribution"],
+        "sink" => &["wire"],
         "shipper" => &["journal", "sink"],
-        "admin" => &["proxy"],
-        "app" => &["journal", "proxy", "shipper", "admin", "handover"],
+        "admin" => &["proxy", "sink"],
+        "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink"],
         "handover" => &["app"],
         "cli" => &[],
-        "events" => &["cli", "journal"],
+        "events" => &["cli", "journal", "source", "wire"],
         "demo" => &["cli", "journal", "proxy"],
         // The vocabulary and the mechanisms.
         _ => &[],

@@ -17,7 +17,7 @@ const KILLS: usize = 52;
 
 /// What a client knows of one connection that it opened.
 #[derive(Debug)]
-struct Known {
+pub struct Known {
     epoch: i64,
     port: u16,
     /// Octets that the client's kernel took from it.
@@ -184,54 +184,84 @@ fn http2(wire: &mut Wire, dice: &mut Dice) -> Option<()> {
 
 #[test]
 fn fifty_kills_under_load_lose_no_byte_and_count_none_twice() {
-    let origin = Origin::http();
-    let raw = Origin::echo();
-    let config = Config::http(origin.address).and_listener("raw", "tcp", raw.address, "");
-    let mut config = config.workers(2).top("checkpoint_interval_ms = 100");
-    config.journal = "segment_bytes = 262144\nslots_max = 1024\n".to_owned();
-    let house = House::new(&config);
-    let mut dice = Dice::new(0x5eed);
-    let known = Arc::<Mutex<Vec<Known>>>::default();
-    let loads: [(Load, &str); 6] = [
-        (small_requests, "web"),
-        (uploads, "web"),
-        (downloads, "web"),
-        (tunnel, "web"),
-        (http2, "web"),
-        (raw_tcp, "raw"),
-    ];
+    let house = MixedLoad::new("");
     let started = Instant::now();
-    for kill in 0..KILLS {
-        let epoch = kill as i64 + 1;
-        let process = house.run(&[]);
-        let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            for (n, (load, listener)) in loads.iter().enumerate() {
-                let (known, stop, to) = (known.clone(), &stop, process.address(listener));
-                scope.spawn(move || {
-                    let mut dice = Dice::new((kill * 16 + n) as u64);
-                    while !stop.load(Ordering::Relaxed) {
-                        let Some(mut wire) = Wire::connect(to) else { return };
-                        load(&mut wire, &mut dice);
-                        known.lock().unwrap().extend(wire.end(epoch));
-                    }
-                });
-            }
-            // The moment of the kill is the one thing here that is left to the clock.
-            std::thread::sleep(Duration::from_millis(5 + dice.below(110) as u64));
-            process.kill();
-            stop.store(true, Ordering::Relaxed);
-        });
-    }
+    let known = house.kills(KILLS, Duration::from_millis(110), |_| {});
     // One more start recovers the last, and ends well.
-    house.run(&[]).stop();
+    house.house.run(&[]).stop();
     eprintln!("{KILLS} kills in {:?}", started.elapsed());
-    let records = house.records();
+    let records = house.house.records();
     records.assert_lawful();
-    assert_against_clients(&records, &known.lock().unwrap());
+    assert_against_clients(&records, &known, KILLS);
 }
 
-fn assert_against_clients(records: &Records, known: &[Known]) {
+/// A house under load of every kind.
+pub struct MixedLoad {
+    pub house: House,
+    // Held, so that they serve.
+    _origins: [Origin; 2],
+}
+
+impl MixedLoad {
+    /// With this sink.
+    pub fn new(sink: &str) -> Self {
+        let origin = Origin::http();
+        let raw = Origin::echo();
+        let config = Config::http(origin.address).and_listener("raw", "tcp", raw.address, "");
+        let mut config = config.workers(2).top("checkpoint_interval_ms = 100");
+        config.journal = "segment_bytes = 262144\nslots_max = 1024\n".to_owned();
+        config.sink = sink.to_owned();
+        Self { house: House::new(&config), _origins: [origin, raw] }
+    }
+
+    /// Starts it, loads it, and kills it at a random moment before `latest`, so often. `dead` is called while no process runs.
+    pub fn kills(&self, kills: usize, latest: Duration, mut dead: impl FnMut(&House)) -> Vec<Known> {
+        let mut dice = Dice::new(0x5eed);
+        let known = Arc::<Mutex<Vec<Known>>>::default();
+        let loads: [(Load, &str); 6] = [
+            (small_requests, "web"),
+            (uploads, "web"),
+            (downloads, "web"),
+            (tunnel, "web"),
+            (http2, "web"),
+            (raw_tcp, "raw"),
+        ];
+        for kill in 0..kills {
+            if kill % 4 == 3 {
+                // While it recovers what the one before left.
+                let process = self.house.spawn(&[]);
+                std::thread::sleep(Duration::from_millis(dice.below(60) as u64));
+                process.kill();
+                dead(&self.house);
+            }
+            let process = self.house.run(&[]);
+            let epoch = self.house.epoch();
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                for (n, (load, listener)) in loads.iter().enumerate() {
+                    let (known, stop, to) = (known.clone(), &stop, process.address(listener));
+                    scope.spawn(move || {
+                        let mut dice = Dice::new((kill * 16 + n) as u64);
+                        while !stop.load(Ordering::Relaxed) {
+                            let Some(mut wire) = Wire::connect(to) else { return };
+                            load(&mut wire, &mut dice);
+                            known.lock().unwrap().extend(wire.end(epoch));
+                        }
+                    });
+                }
+                // The moment of the kill is the one thing here that is left to the clock.
+                std::thread::sleep(Duration::from_millis(5 + dice.below(latest.as_millis() as usize) as u64));
+                process.kill();
+                stop.store(true, Ordering::Relaxed);
+            });
+            dead(&self.house);
+        }
+        Arc::into_inner(known).unwrap().into_inner().unwrap()
+    }
+}
+
+/// Holds what was recorded against what the clients know.
+pub fn assert_against_clients(records: &Records, known: &[Known], kills: usize) {
     let mut sessions: HashMap<(i64, i64), Vec<&Record>> = HashMap::new();
     for session in records.sessions() {
         sessions.entry((session.number("epoch"), session.number("client_port"))).or_default().push(session);
@@ -265,5 +295,5 @@ fn assert_against_clients(records: &Records, known: &[Known]) {
         }
     }
     eprintln!("{} sessions, {recovered} of them recovered, {uncertain} bytes uncertain", known.len());
-    assert!(recovered >= KILLS, "the kills came at the wrong moments: {recovered}");
+    assert!(recovered >= kills, "the kills came at the wrong moments: {recovered}");
 }

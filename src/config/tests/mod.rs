@@ -46,12 +46,13 @@ fn uncommented() -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// The same, as it would be for a file sink: a Kafka sink is refused.
-fn uncommented_and_valid() -> String {
-    let lines = uncommented().replace("kind = \"none\"", "kind = \"file\"");
+/// The same, as it would be for one kind of sink: keys of the other kind are refused.
+fn uncommented_with(kind: &str) -> String {
+    let other = if kind == "file" { "# kafka" } else { "# file:" };
+    let lines = uncommented().replace("kind = \"none\"", &format!("kind = \"{kind}\""));
     // The default of journal_bytes_max depends on the processors of this machine.
     let lines = lines.replace("workers = 0", "workers = 1");
-    let kept = lines.lines().map(|line| if line.contains("# kafka") { "" } else { line });
+    let kept = lines.lines().map(|line| if line.contains(other) { "" } else { line });
     kept.collect::<Vec<_>>().join("\n")
 }
 
@@ -61,7 +62,9 @@ fn every_example_file_is_valid() {
     for text in [EVERY_OPTION, DEMO, PRODUCTION] {
         read(text, dir.path()).unwrap();
     }
-    read(&uncommented_and_valid(), every_option_dir().path()).unwrap();
+    for kind in ["file", "kafka"] {
+        read(&uncommented_with(kind), every_option_dir().path()).unwrap();
+    }
 }
 
 #[test]
@@ -170,13 +173,13 @@ fn with_line(text: &str, line: usize, content: &str) -> String {
 #[test]
 fn every_default_shown_is_the_codes() {
     let dir = every_option_dir();
-    let valid = uncommented_and_valid();
+    let (file, kafka) = (uncommented_with("file"), uncommented_with("kafka"));
     let mut shown = 0;
-    for text in [EVERY_OPTION, valid.as_str()] {
+    for text in [EVERY_OPTION, &file, &kafka] {
         for option in options(text) {
             // What is in force in the file as it stands is looked at there, where nothing else interferes.
             let example = EVERY_OPTION.lines().nth(option.line).unwrap().starts_with('#');
-            if option.words.contains("no default") || option.words.is_empty() || example != (text == valid) {
+            if option.words.contains("no default") || option.words.is_empty() || example != (text != EVERY_OPTION) {
                 continue;
             }
             let default = match option.words.split_once("default: ") {
@@ -203,9 +206,13 @@ fn plain(read: &Result<Config, String>) -> Result<&Config, String> {
 #[test]
 fn every_limit_shown_is_the_codes() {
     let dir = every_option_dir();
-    let text = uncommented_and_valid();
+    let (file, kafka) = (uncommented_with("file"), uncommented_with("kafka"));
     let mut shown = 0;
-    for option in options(&text) {
+    for (text, option) in options(&file)
+        .into_iter()
+        .map(|option| (&file, option))
+        .chain(options(&kafka).into_iter().map(|option| (&kafka, option)))
+    {
         if option.value.parse::<u64>().is_err() {
             continue;
         }
@@ -221,7 +228,7 @@ fn every_limit_shown_is_the_codes() {
             (high.checked_add(1), Some("above the limit")),
         ] {
             let Some(value) = value else { continue };
-            let changed = with_line(&text, option.line, &format!("{} = {value}", option.key));
+            let changed = with_line(text, option.line, &format!("{} = {value}", option.key));
             let errors = read(&changed, dir.path()).err().unwrap_or_default();
             let hit = errors
                 .lines()
@@ -325,7 +332,9 @@ fn routes_are_in_order_of_specificity() {
 #[test]
 fn redacted_shows_everything_but_secrets() {
     let dir = every_option_dir();
-    let config = read(&uncommented_and_valid(), dir.path()).unwrap();
+    let kafka = read(&uncommented_with("kafka"), dir.path()).unwrap().redacted();
+    assert_eq!(kafka["sink"]["kafka"]["properties"], "(redacted)");
+    let config = read(&uncommented_with("file"), dir.path()).unwrap();
     let shown = config.redacted();
     assert!(!shown.to_string().contains("k-123"), "{shown}");
     assert_eq!(shown["attribution"][0]["header"]["value"], "(redacted)");

@@ -84,10 +84,23 @@ const WRONG: &[(&str, &str, &str)] = &[
         "",
         "weir.toml:2:11: journal.on_full: \"drop\" is not known; write one of: refuse, count",
     ),
+    ("[sink]\nkind = \"kafka\"", "", "weir.toml:2:8: sink.bootstrap_servers: is missing; write host:port of a broker"),
     (
-        "[sink]\nkind = \"kafka\"\nbootstrap_servers = \"127.0.0.1:9092\"\ntopic = \"weir.usage\"",
+        "[sink]\nkind = \"kafka\"\nbootstrap_servers = \"broker\"\ntopic = \"a b\"",
         "",
-        "weir.toml:2:8: sink.kind: \"kafka\" is not built yet in this version; write \"file\", or \"none\" to keep records in the journal",
+        "weir.toml:3:21: sink.bootstrap_servers: \"broker\" names no brokers; write \"host:9092\", several with commas\n\
+         weir.toml:4:9: sink.topic: \"a b\" cannot be a topic; write 1 to 249 of A-Z a-z 0-9 . _ -",
+    ),
+    (
+        "[sink]\nkind = \"kafka\"\nbootstrap_servers = \"a:1\"\n[sink.kafka.properties]\n\"acks\" = 1\n\"acs\" = 1\n\
+         \"message.timeout.ms\" = 0\n\"socket.timeout.ms\" = \"x\"\n\"compression.type\" = \"lz4\"",
+        "",
+        "weir.toml:5:10: sink.kafka.properties.\"acks\": \"1\" would break the promise that nothing is lost: a batch would count as \
+         delivered before its replicas have it; leave it out (it is all or -1)\n\
+         weir.toml:6:9: sink.kafka.properties.\"acs\": is no property of librdkafka; see librdkafka's CONFIGURATION.md for the names\n\
+         weir.toml:8:23: sink.kafka.properties.\"socket.timeout.ms\": Invalid value for configuration property \"socket.timeout.ms\"; see \
+         librdkafka's CONFIGURATION.md for its values\n\
+         weir.toml:9:22: sink.kafka.properties.\"compression.type\": has an option of its own; write it as [sink.kafka] compression",
     ),
     ("[sink]\nkind = \"file\"", "", "weir.toml:2:8: sink.path: is missing; write the directory for the files"),
     (

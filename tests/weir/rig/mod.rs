@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod h2;
+pub mod kafka;
 pub mod message;
 pub mod origin;
 pub mod process;

@@ -111,6 +111,11 @@ impl House {
         self.directory.path().join("state")
     }
 
+    /// The epoch that was claimed last.
+    pub fn epoch(&self) -> i64 {
+        std::fs::read_to_string(self.state().join("epoch")).unwrap().trim().parse().unwrap()
+    }
+
     pub fn file(&self) -> PathBuf {
         self.directory.path().join("weir.toml")
     }

@@ -42,6 +42,11 @@ impl Record {
         self.text("kind") == kind && self.text("phase") == phase
     }
 
+    /// Where it stands: epoch, shard, seq.
+    pub fn place(&self) -> (i64, i64, i64) {
+        (self.number("epoch"), self.number("shard"), self.number("seq"))
+    }
+
     /// The id of what it is about.
     pub fn id(&self) -> &str {
         self.text(if self.text("kind") == "request" { "request_id" } else { "session_id" })

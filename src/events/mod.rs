@@ -1,5 +1,7 @@
 //! `weir events`: every record, one per line.
 
+mod kafka;
+
 use std::fs::File;
 use std::io::{BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::Path;
@@ -22,6 +24,7 @@ pub fn run(args: &EventsArgs) -> anyhow::Result<()> {
     let printed = match args.source() {
         EventsSource::State(dir) => journal(&dir, args.follow, &mut out),
         EventsSource::File(file) => sink_file(&file, args.follow, &mut out),
+        EventsSource::Kafka(servers) => kafka::topic(&servers, args, &mut out),
     };
     match printed.and_then(|()| Ok(out.out.flush()?)) {
         Err(error)

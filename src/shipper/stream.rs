@@ -1,0 +1,279 @@
+//! One shard on its way: what was read and sent, what is acknowledged, and the cursor behind it.
+//!
+//! ```text
+//! … freed | cursor (durable) | acknowledged | in flight: batch, batch, batch | read next | synced | published
+//! ```
+//!
+//! Acknowledged is the contiguous low-water mark: a batch counts only when all before it do. The cursor follows it, a few
+//! times a second, with the hash of the batch that ends there; segments are freed behind the cursor.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tracing::error;
+
+use super::Source;
+use crate::journal::{self, Cursor, Entry, EpochDir, Reader, Shared};
+use crate::sink::{Boundary, Hash, Ticket};
+
+/// How often the cursor follows what is acknowledged: a crash repeats at most what was acknowledged since.
+const CURSOR_INTERVAL: Duration = Duration::from_millis(200);
+/// How often segments are freed.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
+
+/// A batch that the sink has and has not answered for.
+#[derive(Debug)]
+struct Flight {
+    ticket: Ticket,
+    /// Where it ends.
+    end: Boundary,
+    records: u64,
+    bytes: u64,
+    safe: bool,
+}
+
+/// Records that were read and not sent.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Seq of the first; the others follow without a gap.
+    pub first_seq: u64,
+    /// Their bytes.
+    pub records: Vec<Vec<u8>>,
+    /// All of their bytes together.
+    pub bytes: usize,
+    /// When the first was read.
+    since: Option<Instant>,
+}
+
+/// What a batch may hold.
+#[derive(Clone, Copy, Debug)]
+pub struct BatchMax {
+    /// Records.
+    pub records: usize,
+    /// Bytes; one record always fits.
+    pub bytes: usize,
+    /// How long records wait for more of them.
+    pub linger: Duration,
+}
+
+/// A shard's journal being shipped.
+pub struct Stream {
+    pub source: Source,
+    pub cursor: Cursor,
+    reader: Reader,
+    /// Everything before it is safe.
+    acknowledged: Boundary,
+    /// Everything before it was sent.
+    sent: Boundary,
+    flights: VecDeque<Flight>,
+    pub pending: Pending,
+    batch_max: BatchMax,
+    /// What the batches are made smaller from, while one is too large.
+    usual_bytes: usize,
+    /// A batch failed for its size: nothing is sent until all answers are there and it begins anew.
+    too_large: bool,
+    /// A record that no batch is small enough for is tried again then.
+    pub rests_until: Option<Instant>,
+    cursor_at: Instant,
+    released_at: Instant,
+}
+
+impl Stream {
+    /// Goes on where the cursor is.
+    pub fn open(source: Source, batch_max: BatchMax) -> Result<Self, journal::Error> {
+        let cursor = Cursor::open(source.shared.directory())?;
+        let reader = Reader::open(source.shared.directory(), cursor.next_seq())?;
+        let hash = Some(cursor.hash()).filter(|hash| *hash != [0; 32]);
+        let at = Boundary { next_seq: cursor.next_seq(), hash: hash.map(Hash) };
+        let now = Instant::now();
+        Ok(Self {
+            source,
+            cursor,
+            reader,
+            acknowledged: at,
+            sent: at,
+            flights: VecDeque::new(),
+            pending: Pending::default(),
+            batch_max,
+            usual_bytes: batch_max.bytes,
+            too_large: false,
+            rests_until: None,
+            cursor_at: now,
+            released_at: now,
+        })
+    }
+
+    /// The shard.
+    pub fn shared(&self) -> &Arc<Shared> {
+        &self.source.shared
+    }
+
+    /// Where the next batch begins.
+    pub fn sent(&self) -> Boundary {
+        self.sent
+    }
+
+    /// Records published and not acknowledged.
+    pub fn lag(&self) -> u64 {
+        self.shared().published_seq().saturating_sub(self.acknowledged.next_seq)
+    }
+
+    /// Batches without an answer.
+    pub fn in_flight(&self) -> usize {
+        self.flights.len()
+    }
+
+    /// Reads a batch of consecutive durable records; what is damaged is named and passed over. True if there is one to send.
+    pub fn read(&mut self, now: Instant, hurry: bool) -> Result<bool, journal::Error> {
+        if self.too_large || self.rests_until.is_some_and(|until| now < until) {
+            return Ok(false);
+        }
+        let limit = self.shared().synced_seq();
+        let batch_max = self.batch_max;
+        let pending = &mut self.pending;
+        let mut complete = hurry;
+        loop {
+            if pending.records.len() >= batch_max.records || pending.bytes >= batch_max.bytes {
+                complete = true;
+                break;
+            }
+            match self.reader.next_below(limit)? {
+                None => break,
+                Some(Entry::Frame(frame)) => {
+                    if pending.records.is_empty() {
+                        pending.first_seq = frame.seq;
+                        pending.since = Some(now);
+                    }
+                    if frame.seq != pending.first_seq + pending.records.len() as u64 {
+                        // Behind damage: a batch is consecutive.
+                        self.reader = Reader::open(self.source.shared.directory(), frame.seq)?;
+                        complete = true;
+                        break;
+                    }
+                    pending.bytes += frame.payload.len();
+                    pending.records.push(frame.payload);
+                }
+                Some(Entry::Damaged(range)) => error!(?range, "records lost to damage in the journal: a gap"),
+            }
+        }
+        let waited = pending.since.is_some_and(|since| now.duration_since(since) >= batch_max.linger);
+        Ok(!pending.records.is_empty() && (complete || waited))
+    }
+
+    /// The batch that was read has been taken by the sink.
+    pub fn taken(&mut self, ticket: Ticket, end: Boundary) {
+        let pending = std::mem::take(&mut self.pending);
+        let records = pending.records.len() as u64;
+        assert_eq!(end.next_seq, pending.first_seq + records, "the sink took other records than it was given");
+        self.sent = end;
+        self.flights.push_back(Flight { ticket, end: self.sent, records, bytes: pending.bytes as u64, safe: false });
+    }
+
+    /// A batch is safe. How many records became acknowledged by it, and the batch's bytes.
+    pub fn safe(&mut self, ticket: Ticket) -> (u64, u64) {
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else { return (0, 0) };
+        flight.safe = true;
+        self.batch_max.bytes = self.usual_bytes;
+        let bytes = flight.bytes;
+        let mut records = 0;
+        while let Some(flight) = self.flights.front().filter(|flight| flight.safe) {
+            records += flight.records;
+            self.acknowledged = flight.end;
+            self.flights.pop_front();
+        }
+        (records, bytes)
+    }
+
+    /// A batch is too large for the sink: smaller ones follow once all others of this shard are answered. The bytes not in
+    /// flight any more.
+    pub fn too_large(&mut self, ticket: Ticket, why: &str) -> u64 {
+        let Some(at) = self.flights.iter().position(|flight| flight.ticket == ticket) else { return 0 };
+        let Some(flight) = self.flights.remove(at) else { return 0 };
+        self.too_large = true;
+        if flight.records > 1 {
+            self.batch_max.bytes = (usize::try_from(flight.bytes).unwrap_or(usize::MAX) / 2).max(1);
+        } else {
+            let seq = flight.end.next_seq - 1;
+            let shared = self.shared();
+            error!(
+                epoch = shared.epoch(),
+                shard = shared.shard(),
+                seq,
+                bytes = flight.bytes,
+                why,
+                "a record is larger than the sink takes: it and what follows in its shard wait; raise max.message.bytes"
+            );
+            self.rests_until = Some(Instant::now() + Duration::from_secs(10));
+        }
+        flight.bytes
+    }
+
+    /// Begins anew at what is acknowledged, if a batch was too large and all others are answered.
+    pub fn settle(&mut self) -> Result<(), journal::Error> {
+        if self.too_large && self.flights.iter().all(|flight| flight.safe) {
+            self.rewind()?;
+        }
+        Ok(())
+    }
+
+    /// Forgets what was sent and not acknowledged: it is read and sent again.
+    pub fn rewind(&mut self) -> Result<(), journal::Error> {
+        self.flights.clear();
+        self.pending = Pending::default();
+        self.sent = self.acknowledged;
+        self.too_large = false;
+        self.reader = Reader::open(self.source.shared.directory(), self.acknowledged.next_seq)?;
+        Ok(())
+    }
+
+    /// What is damaged at the end of a dead epoch will never be followed by a record: it counts as gone.
+    fn pass_damaged_end(&mut self) {
+        let idle = self.flights.is_empty() && self.pending.records.is_empty();
+        if self.source.dead.is_some() && idle && self.reader.next_seq() > self.acknowledged.next_seq {
+            self.acknowledged.next_seq = self.reader.next_seq();
+        }
+    }
+
+    /// Lets the cursor follow, and frees what lies behind it.
+    pub fn follow(&mut self, now: Instant, hurry: bool) -> Result<(), journal::Error> {
+        self.pass_damaged_end();
+        let due = hurry || now.duration_since(self.cursor_at) >= CURSOR_INTERVAL;
+        if due && self.cursor.next_seq() < self.acknowledged.next_seq {
+            // A kill before this: what was acknowledged since comes again.
+            let hash = self.acknowledged.hash.map_or([0; 32], |hash| hash.0);
+            self.cursor.advance_to(self.acknowledged.next_seq, hash)?;
+            self.cursor_at = now;
+        }
+        if hurry || now.duration_since(self.released_at) >= RELEASE_INTERVAL {
+            self.source.shared.release_through(&self.cursor)?;
+            self.released_at = now;
+        }
+        Ok(())
+    }
+
+    /// Whether it belongs to a dead epoch and everything of it is safe, and durably known to be.
+    pub fn is_done(&self) -> bool {
+        self.source.dead.is_some() && self.cursor.next_seq() >= self.shared().published_seq()
+    }
+
+    /// Lets go of its files; the dead epoch it belonged to.
+    pub fn close(self) -> Option<Arc<EpochDir>> {
+        self.source.dead
+    }
+
+    /// Reads on below `end` without sending: for records that are given up.
+    pub fn give_up(&mut self, end: u64, mut each: impl FnMut(&[u8])) -> Result<(), journal::Error> {
+        let end = end.min(self.shared().synced_seq());
+        while let Some(entry) = self.reader.next_below(end)? {
+            match entry {
+                Entry::Frame(frame) => each(&frame.payload),
+                Entry::Damaged(range) => error!(?range, "records lost to damage in the journal: a gap"),
+            }
+        }
+        self.cursor.advance(self.reader.next_seq())?;
+        self.acknowledged = Boundary { next_seq: self.reader.next_seq(), ..Boundary::default() };
+        self.source.shared.release_through(&self.cursor)?;
+        Ok(())
+    }
+}

@@ -1,0 +1,274 @@
+//! A Kafka topic to read from: all of its partitions, from any start, without a consumer group.
+//!
+//! Nothing is committed and nobody else is disturbed: whoever reads keeps its own place. Messages come in the order of their
+//! partition; what they mean is the reader's. **When the broker is away** nothing comes, and it goes on by itself.
+
+use std::collections::{BTreeMap, HashSet};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
+use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::BorrowedMessage;
+use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
+use tracing::debug;
+
+/// How long the broker may take to answer at the start.
+const ASK_MAX: Duration = Duration::from_secs(10);
+/// Without following: how long the broker may be silent before the end.
+const SILENCE_MAX: Duration = Duration::from_secs(30);
+
+/// What keeps a topic from being read.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The broker, or librdkafka, refused.
+    #[error("cannot {operation} {topic} at {servers}")]
+    Kafka {
+        /// What was to be done.
+        operation: &'static str,
+        /// The topic.
+        topic: String,
+        /// The brokers.
+        servers: String,
+        /// Why not.
+        source: Box<KafkaError>,
+    },
+    /// There is no such topic.
+    #[error("there is no topic {topic} at {servers}")]
+    Missing {
+        /// The topic.
+        topic: String,
+        /// The brokers.
+        servers: String,
+    },
+    /// The broker is gone half-way.
+    #[error("nothing came from {servers} for {seconds} s before the end of {topic}")]
+    Silent {
+        /// The topic.
+        topic: String,
+        /// The brokers.
+        servers: String,
+        /// For how long.
+        seconds: u64,
+    },
+}
+
+/// Where to begin, in every partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Start {
+    /// The oldest message there is.
+    #[default]
+    Earliest,
+    /// Only what comes from now on.
+    Latest,
+    /// The first message that is not older than this, in milliseconds since the Unix epoch.
+    Timestamp(i64),
+    /// This offset.
+    Offset(i64),
+}
+
+impl FromStr for Start {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let wrong = || {
+            "write earliest, latest, offset:N, milliseconds since 1970, or a time in UTC like 2026-01-31T12:00:00Z"
+                .to_owned()
+        };
+        match text {
+            "earliest" => return Ok(Self::Earliest),
+            "latest" => return Ok(Self::Latest),
+            _ => {}
+        }
+        if let Some(offset) = text.strip_prefix("offset:") {
+            let offset = offset.parse().ok().filter(|offset| *offset >= 0);
+            return offset.map(Self::Offset).ok_or_else(wrong);
+        }
+        if let Ok(milliseconds) = text.parse::<u32>().map(i64::from).or_else(|_| text.parse::<i64>()) {
+            return if milliseconds >= 0 { Ok(Self::Timestamp(milliseconds)) } else { Err(wrong()) };
+        }
+        utc(text).map(|seconds| Self::Timestamp(seconds * 1000)).ok_or_else(wrong)
+    }
+}
+
+/// Seconds since 1970 of `2026-01-31T12:00:00Z`.
+fn utc(text: &str) -> Option<i64> {
+    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
+    let numbers = |text: &str, between: char| -> Option<[i64; 3]> {
+        let numbers: Option<Vec<i64>> = text.split(between).map(|part| part.parse().ok()).collect();
+        numbers?.try_into().ok()
+    };
+    let ([year, month, day], [hour, minute, second]) = (numbers(date, '-')?, numbers(time, ':')?);
+    let good = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0..=60).contains(&second);
+    if !good {
+        return None;
+    }
+    // Days from a year that begins in March, so that the leap day is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
+    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
+}
+
+struct Context;
+
+impl ClientContext for Context {
+    fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
+        debug!(facility, "librdkafka: {text}");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        debug!(%error, reason, "librdkafka");
+    }
+}
+
+impl ConsumerContext for Context {}
+
+/// What [`Source::next`] found.
+pub enum Next<'a> {
+    /// A message.
+    Message(BorrowedMessage<'a>),
+    /// Nothing yet.
+    Nothing,
+    /// Every partition was read to what is its end now.
+    End,
+}
+
+/// A topic being read.
+pub struct Source {
+    consumer: BaseConsumer<Context>,
+    topic: String,
+    servers: String,
+    /// Partitions that were not read to their end yet.
+    open: HashSet<i32>,
+    heard_at: Instant,
+}
+
+impl Source {
+    /// Begins to read. `properties` are librdkafka's, for TLS and SASL.
+    pub fn open(
+        servers: &str,
+        topic: &str,
+        properties: &BTreeMap<String, String>,
+        start: Start,
+    ) -> Result<Self, Error> {
+        let failed = |operation: &'static str| {
+            let (topic, servers) = (topic.to_owned(), servers.to_owned());
+            move |source| Error::Kafka { operation, topic, servers, source: Box::new(source) }
+        };
+        let mut config = ClientConfig::new();
+        config.set("client.id", "weir");
+        for (name, value) in properties {
+            config.set(name, value);
+        }
+        config
+            .set("bootstrap.servers", servers)
+            // Asked for by librdkafka; no group is joined.
+            .set("group.id", "weir-events")
+            .set("enable.auto.commit", "false")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("allow.auto.create.topics", "false")
+            .set("check.crcs", "true");
+        let consumer = BaseConsumer::from_config_and_context(&config, Context).map_err(failed("read"))?;
+        let metadata = consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(failed("find"))?;
+        let known = metadata.topics().iter().find(|known| known.name() == topic);
+        let partitions: Vec<i32> =
+            known.map(|known| known.partitions().iter().map(|partition| partition.id()).collect()).unwrap_or_default();
+        if partitions.is_empty() {
+            return Err(Error::Missing { topic: topic.to_owned(), servers: servers.to_owned() });
+        }
+        let mut list = TopicPartitionList::new();
+        for partition in &partitions {
+            let offset = match start {
+                Start::Earliest => Offset::Beginning,
+                Start::Latest => Offset::End,
+                Start::Timestamp(milliseconds) => Offset::Offset(milliseconds),
+                Start::Offset(offset) => Offset::Offset(offset),
+            };
+            list.add_partition_offset(topic, *partition, offset).map_err(failed("begin in"))?;
+        }
+        if let Start::Timestamp(_) = start {
+            list = consumer.offsets_for_times(list, ASK_MAX).map_err(failed("find the time in"))?;
+        }
+        consumer.assign(&list).map_err(failed("read"))?;
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            servers: servers.to_owned(),
+            open: partitions.into_iter().collect(),
+            heard_at: Instant::now(),
+        })
+    }
+
+    /// The next message, or the end if `follow` is false; waits at most this long.
+    pub fn next(&mut self, wait: Duration, follow: bool) -> Result<Next<'_>, Error> {
+        let found = self.consumer.poll(wait);
+        match found {
+            Some(Ok(message)) => {
+                self.heard_at = Instant::now();
+                return Ok(Next::Message(message));
+            }
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.heard_at = Instant::now();
+                self.open.remove(&partition);
+            }
+            Some(Err(
+                source @ KafkaError::MessageConsumption(
+                    RDKafkaErrorCode::UnknownTopicOrPartition
+                    | RDKafkaErrorCode::TopicAuthorizationFailed
+                    | RDKafkaErrorCode::UnknownPartition
+                    | RDKafkaErrorCode::UnknownTopic,
+                ),
+            )) => {
+                let (topic, servers) = (self.topic.clone(), self.servers.clone());
+                return Err(Error::Kafka { operation: "read", topic, servers, source: Box::new(source) });
+            }
+            // The client goes on by itself.
+            Some(Err(error)) => debug!(%error, "librdkafka"),
+            None => {}
+        }
+        if follow {
+            return Ok(Next::Nothing);
+        }
+        if self.open.is_empty() {
+            return Ok(Next::End);
+        }
+        if self.heard_at.elapsed() > SILENCE_MAX {
+            let (topic, servers) = (self.topic.clone(), self.servers.clone());
+            return Err(Error::Silent { topic, servers, seconds: SILENCE_MAX.as_secs() });
+        }
+        Ok(Next::Nothing)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_start_is_a_word_an_offset_or_a_time() {
+        for (text, start) in [
+            ("earliest", Some(Start::Earliest)),
+            ("latest", Some(Start::Latest)),
+            ("offset:0", Some(Start::Offset(0))),
+            ("offset:12", Some(Start::Offset(12))),
+            ("1700000000000", Some(Start::Timestamp(1_700_000_000_000))),
+            ("1970-01-01T00:00:00Z", Some(Start::Timestamp(0))),
+            ("2000-02-29T12:00:01Z", Some(Start::Timestamp(951_825_601_000))),
+            ("2026-11-22T18:17:00Z", Some(Start::Timestamp(1_795_371_420_000))),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-11-22", None),
+            ("offset:-1", None),
+            ("-5", None),
+            ("", None),
+        ] {
+            assert_eq!(text.parse().ok(), start, "{text}");
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! `UsageBatch` and `UsageRecord` around record bytes that are copied, not decoded; fields in the order of their numbers.
+
+use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
+
+use super::{Hash, Layout, StreamId};
+
+/// What Confluent's serialisers put first.
+const MAGIC: u8 = 0;
+/// Most bytes behind the records: hash and skipped.
+pub(super) const TAIL_BYTES_MAX: usize = 2 + 32 + 1 + 10;
+
+/// Appends what comes before the records of a batch.
+pub(super) fn batch_head(to: &mut Vec<u8>, schema_id: Option<u32>, stream: &StreamId, first_seq: u64, count: usize) {
+    frame(to, schema_id, Layout::Batch);
+    bytes(to, 1, stream.node.as_bytes());
+    number(to, 2, u64::from(stream.epoch));
+    number(to, 3, u64::from(stream.shard));
+    number(to, 4, first_seq);
+    number(to, 5, count as u64);
+}
+
+/// How many bytes one more record adds.
+pub(super) fn batch_record_bytes(record: &[u8]) -> usize {
+    1 + encoded_len_varint(record.len() as u64) + record.len()
+}
+
+/// Appends a record of a batch.
+pub(super) fn batch_record(to: &mut Vec<u8>, record: &[u8]) {
+    bytes(to, 6, record);
+}
+
+/// Appends what comes behind the records of a batch.
+pub(super) fn batch_tail(to: &mut Vec<u8>, previous: Option<Hash>, skipped: u64) {
+    if let Some(hash) = previous {
+        bytes(to, 7, &hash.0);
+    }
+    number(to, 8, skipped);
+}
+
+/// Appends a record that stands alone: its position comes last.
+pub(super) fn lone_record(to: &mut Vec<u8>, schema_id: Option<u32>, stream: &StreamId, seq: u64, record: &[u8]) {
+    frame(to, schema_id, Layout::Record);
+    to.extend_from_slice(record);
+    bytes(to, 70, stream.node.as_bytes());
+    number(to, 71, u64::from(stream.epoch));
+    number(to, 72, u64::from(stream.shard));
+    number(to, 73, seq);
+}
+
+/// Confluent's frame: magic, schema id, and which message of the file it is; `[0]` is shortened to one byte.
+fn frame(to: &mut Vec<u8>, schema_id: Option<u32>, layout: Layout) {
+    if let Some(id) = schema_id {
+        to.push(MAGIC);
+        to.extend_from_slice(&id.to_be_bytes());
+        to.extend_from_slice(index(layout));
+    }
+}
+
+fn index(layout: Layout) -> &'static [u8] {
+    match layout {
+        Layout::Record => &[0],
+        // One level, message 1 of the file, both zigzag.
+        Layout::Batch => &[2, 2],
+    }
+}
+
+/// The message without Confluent's frame, if it has one; no protobuf message begins with a 0 byte. None: another message.
+pub(super) fn unframed(value: &[u8], layout: Layout) -> Option<&[u8]> {
+    if value.first() != Some(&MAGIC) {
+        return Some(value);
+    }
+    value.get(5..)?.strip_prefix(index(layout))
+}
+
+fn bytes(to: &mut Vec<u8>, field: u32, value: &[u8]) {
+    encode_key(field, WireType::LengthDelimited, to);
+    encode_varint(value.len() as u64, to);
+    to.extend_from_slice(value);
+}
+
+fn number(to: &mut Vec<u8>, field: u32, value: u64) {
+    if value != 0 {
+        encode_key(field, WireType::Varint, to);
+        encode_varint(value, to);
+    }
+}
