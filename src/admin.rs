@@ -116,7 +116,18 @@ fn readiness(node: &Node) -> Response<Full<Bytes>> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
     if !node.journal_ready() {
-        return text(StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written\n");
+        let text_of = if node.is_accepting() {
+            "the journal cannot be written: sessions are served, what has no record is stated in a gap record, in bytes\n"
+        } else {
+            "the journal cannot be written: new sessions are turned away\n"
+        };
+        return text(StatusCode::SERVICE_UNAVAILABLE, text_of);
+    }
+    if node.journal_folding() {
+        return text(
+            StatusCode::OK,
+            "ready; the journal is nearly full: requests are summed up by account, no byte is lost\n",
+        );
     }
     text(StatusCode::OK, "ready\n")
 }

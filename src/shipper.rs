@@ -4,20 +4,23 @@
 //! freed behind it. A sink that fails is asked again, with growing pauses: nothing is skipped, nothing is dropped here.
 //!
 //! *With sink `none`* the journal itself is the log. It is kept until the budget is nearly used up; then the oldest
-//! records go, and their sum is stated in a gap record.
+//! records go, once their sum is stated in a gap record ([`giving_up`]).
+
+mod giving_up;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::config::Sink;
-use crate::event::{Loss, Losses};
+use crate::event::Losses;
 use crate::journal::{self, Budget, Cursor, Entry, EpochDir, Reader, Shared};
 use crate::metrics::Metrics;
 use crate::sink::{self, Batch, FileSink};
+use giving_up::GivingUp;
 
 /// Most records in one batch.
 const BATCH_RECORDS: usize = 500;
@@ -59,7 +62,7 @@ impl Shipper {
         };
         let inbox = Arc::new(Mutex::new(Vec::new()));
         let stop = Arc::new(AtomicBool::new(false));
-        let mut work = Work { sink, budget, losses, metrics, streams: Vec::new() };
+        let mut work = Work { sink, budget, giving_up: GivingUp::new(losses), metrics, streams: Vec::new() };
         let (their_inbox, their_stop) = (inbox.clone(), stop.clone());
         let thread = std::thread::Builder::new().name("weir-shipper".into()).spawn(move || {
             work.run(&their_inbox, &their_stop);
@@ -98,7 +101,7 @@ struct Stream {
 struct Work {
     sink: Option<FileSink>,
     budget: Arc<Budget>,
-    losses: Losses,
+    giving_up: GivingUp,
     metrics: &'static Metrics,
     streams: Vec<Stream>,
 }
@@ -155,7 +158,7 @@ impl Work {
         if stream.reader.next_seq() != first_seq {
             stream.reader = Reader::open(stream.source.shared.directory(), first_seq)?;
         }
-        let records = self.read(stream, u64::MAX)?;
+        let records = self.read(stream)?;
         let next_seq = stream.reader.next_seq();
         if let Some(sink) = &mut self.sink
             && !records.is_empty()
@@ -183,9 +186,9 @@ impl Work {
         Ok(records.len())
     }
 
-    /// Reads a batch of consecutive records below `end`; what is damaged is named and passed over.
-    fn read(&self, stream: &mut Stream, end: u64) -> Result<Vec<Vec<u8>>, journal::Error> {
-        let limit = stream.source.shared.synced_seq().min(end);
+    /// Reads a batch of consecutive records ; what is damaged is named and passed over.
+    fn read(&self, stream: &mut Stream) -> Result<Vec<Vec<u8>>, journal::Error> {
+        let limit = stream.source.shared.synced_seq();
         let mut records = Vec::new();
         let mut bytes = 0;
         while records.len() < BATCH_RECORDS && bytes < BATCH_BYTES {
@@ -207,31 +210,10 @@ impl Work {
     }
 
     /// Without a sink: gives the oldest records up when the budget is nearly used.
-    fn keep(&self, stream: &mut Stream) -> Result<usize, Box<dyn std::error::Error>> {
-        if self.has_room() {
-            return Ok(0);
-        }
-        // Whole segments only: what can still be read is not lost.
-        let shared = &stream.source.shared;
-        let end = match shared.oldest_segment_end()? {
-            Some(end) => end,
-            None if stream.source.dead.is_some() => shared.published_seq(),
-            None => return Ok(0),
-        };
-        let mut loss = Loss::default();
-        loop {
-            let records = self.read(stream, end)?;
-            if records.is_empty() {
-                break;
-            }
-            records.iter().for_each(|record| loss.add(record));
-            stream.cursor.advance(stream.reader.next_seq())?;
-        }
-        stream.source.shared.release_through(&stream.cursor)?;
-        if loss.records > 0 {
-            info!(records = loss.records, "journal_bytes_max is reached: the oldest records go, their sum is stated");
-            self.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
-        }
+    fn keep(&mut self, stream: &mut Stream) -> Result<usize, Box<dyn std::error::Error>> {
+        let has_room = self.has_room();
+        let source = &stream.source;
+        self.giving_up.keep(&source.shared, source.dead.is_some(), &mut stream.cursor, has_room)?;
         Ok(0)
     }
 
