@@ -5,7 +5,7 @@
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`sink`]
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
-//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`demo`]
+//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -28,3 +28,4 @@ pub mod cli;
 pub mod demo;
 pub mod events;
 pub mod handover;
+pub mod journal_command;
