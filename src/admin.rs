@@ -119,15 +119,24 @@ fn readiness(node: &Node, sink: &Status) -> Response<Full<Bytes>> {
         return text(StatusCode::SERVICE_UNAVAILABLE, "draining\n");
     }
     // A sink that is down turns nobody away: records wait in the journal, and only when that is full something must happen.
-    let state = match sink.down() {
+    let sink_state = match sink.down() {
         Some((seconds, why)) => format!("the sink takes no records for {seconds} s, they wait in the journal: {why}\n"),
         None => String::new(),
     };
-    let (status, first) = match node.journal_ready() {
-        true => (StatusCode::OK, "ready"),
-        false => (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written"),
+    let (status, state) = match (node.journal_ready(), node.is_accepting()) {
+        (true, _) if node.journal_folding() => {
+            (StatusCode::OK, "ready; the journal is nearly full: requests are summed up by account, no byte is lost")
+        }
+        (true, _) => (StatusCode::OK, "ready"),
+        (false, true) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            "the journal cannot be written: sessions are served, what has no record is stated in a gap record, in bytes",
+        ),
+        (false, false) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "the journal cannot be written: new sessions are turned away")
+        }
     };
-    typed(status, "text/plain; charset=utf-8", format!("{first}\n{state}"))
+    typed(status, "text/plain; charset=utf-8", format!("{state}\n{sink_state}"))
 }
 
 fn json(value: &serde_json::Value) -> Response<Full<Bytes>> {

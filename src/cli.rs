@@ -33,6 +33,8 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the whole chain with an origin and traffic of its own
     Demo(DemoArgs),
+    /// Look at, verify or export the journal of a state directory
+    Journal(JournalArgs),
     /// Ask a running process whether it is ready
     Health(HealthArgs),
 }
@@ -176,6 +178,73 @@ impl EventsArgs {
     }
 }
 
+/// `weir journal`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir journal status --state /var/lib/weir\n  weir journal verify --state /var/lib/weir\n  \
+                  weir journal export --state /mnt/dead-node/weir --to usage.jsonl"
+)]
+pub struct JournalArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: JournalCommand,
+}
+
+/// What `weir journal` does.
+#[derive(Debug, Subcommand)]
+pub enum JournalCommand {
+    /// Show epochs, shards, and how much waits for the sink
+    #[command(after_help = "Example:\n  weir journal status --state /var/lib/weir")]
+    Status {
+        /// The state directory [default: ~/.local/state/weir]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// One JSON object per shard
+        #[arg(long)]
+        json: bool,
+    },
+    /// Read every record; name what is damaged, and then end with 1
+    #[command(after_help = "Example:\n  weir journal verify --state /var/lib/weir")]
+    Verify {
+        /// The state directory [default: ~/.local/state/weir]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the records of a dead node's disk to a file that a ledger reads, with a close of all that it left open
+    #[command(after_help = "Example:\n  weir journal export --state /mnt/dead-node/weir --to usage.jsonl")]
+    Export {
+        /// The state directory [default: ~/.local/state/weir]
+        #[arg(long, value_name = "DIR")]
+        state: Option<PathBuf>,
+        /// The file to make; dead epochs are copied beside it for a while
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// As a file sink writes it
+        #[arg(long, value_name = "FORM", value_enum, default_value_t = ExportForm::Json)]
+        form: ExportForm,
+        /// Only what no sink has acknowledged
+        #[arg(long)]
+        unshipped: bool,
+        /// Only what was recorded: nothing is copied, what was left open is not closed
+        #[arg(long)]
+        as_is: bool,
+    },
+}
+
+/// How `weir journal export` writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum ExportForm {
+    /// JSON lines.
+    Json,
+    /// Length-delimited `UsageBatch` messages.
+    Protobuf,
+}
+
 /// `weir health`
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weir health --admin 127.0.0.1:9900")]
@@ -237,6 +306,10 @@ mod tests {
             ("weir events --state /tmp/x --follow --json", None),
             ("weir events --file x.json --csv", None),
             ("weir demo --seconds 5", None),
+            ("weir journal status --json", None),
+            ("weir journal export --state a --to b --form protobuf --unshipped", None),
+            ("weir journal export --state a", Some(64)),
+            ("weir journal", Some(64)),
             ("weir help", Some(0)),
             ("weir help run", Some(0)),
             ("weir --version", Some(0)),

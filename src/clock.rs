@@ -30,6 +30,14 @@ impl Clock {
     pub fn now_us(&self) -> i64 {
         self.anchor_us + self.anchor.map_or(0, |anchor| micros(anchor.elapsed()))
     }
+
+    /// How far the wall clock is ahead by now, µs; 0 for a clock that stands still.
+    pub fn wall_ahead_us(&self) -> i64 {
+        if self.anchor.is_none() {
+            return 0;
+        }
+        micros(SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO)) - self.now_us()
+    }
 }
 
 /// The first µs of the UTC hour that `at_us` lies in.
@@ -60,5 +68,7 @@ mod tests {
         let clock = Clock::anchored();
         let first = clock.now_us();
         assert!(clock.now_us() >= first);
+        assert!(clock.wall_ahead_us().abs() < 1_000_000);
+        assert_eq!(Clock::stopped(7).wall_ahead_us(), 0);
     }
 }

@@ -6,7 +6,7 @@
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
 //!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
-//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`demo`]
+//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -31,3 +31,4 @@ pub mod cli;
 pub mod demo;
 pub mod events;
 pub mod handover;
+pub mod journal_command;

@@ -37,6 +37,8 @@ metrics! {
     meter_lost: Counter counter describe_counter "weir_meter_lost_total", "directions that a meter could not follow; their octets are session overhead";
     records: Counter counter describe_counter "weir_journal_records_total", "records written to the journal";
     records_unwritten: Counter counter describe_counter "weir_journal_records_unwritten_total", "closes summed up for a gap record because the journal was full";
+    records_folded: Counter counter describe_counter "weir_journal_records_folded_total", "request records given up for sums by account, endpoint, hour and reason, because the journal was nearly full";
+    journal_folding: Gauge gauge describe_gauge "weir_journal_folding", "shards that sum requests up instead of recording them one by one";
     records_recovered: Counter counter describe_counter "weir_journal_records_recovered_total", "closes written for a process that died";
     torn_bytes: Counter counter describe_counter "weir_journal_torn_bytes_total", "octets of torn frames discarded at recovery";
     slots_refused: Counter counter describe_counter "weir_journal_slots_refused_total", "sessions and requests not measured because every slot was taken";

@@ -206,6 +206,7 @@ impl App {
             info!("the journal can be written again");
         }
         self.node.set_journal_ready(ready);
+        self.node.set_journal_folding(self.sockets.workers.iter().any(|worker| worker.shared.is_folding()));
         let memory_full = self.memory_is_full();
         let unrecordable = full && refuse;
         self.node.set_accepting(!unrecordable && !memory_full);

@@ -15,7 +15,7 @@ use crate::handover::Listening;
 use crate::ids::IdSource;
 use crate::journal::{EpochDir, Shared, Writer};
 use crate::metrics::Metrics;
-use crate::proxy::{Node, Recorder, Worker, accept, spawn};
+use crate::proxy::{FoldMarks, Node, Recorder, Worker, accept, spawn};
 
 /// How long a drain waits for an HTTP/1 client's next request, to be answered with `connection: close`.
 const ASK_GRACE: Duration = Duration::from_secs(1);
@@ -107,7 +107,9 @@ pub fn start(parts: Parts) -> anyhow::Result<Handle> {
 
 async fn run(parts: Parts, mut stages: watch::Receiver<Stage>) -> Option<Rc<Worker>> {
     let ids = IdSource::new(&parts.node.name, parts.node.epoch, parts.shard);
-    let recorder = Recorder::new(parts.writer, Clock::anchored(), ids, parts.metrics);
+    let journal = &parts.node.setup().config.journal;
+    let marks = FoldMarks { above_percent: journal.fold_above_percent, below_percent: journal.fold_below_percent };
+    let recorder = Recorder::new(parts.writer, Clock::anchored(), ids, parts.metrics).fold_at(marks);
     let worker = Worker::new(recorder, parts.node, parts.metrics);
     let mut accepting = Vec::new();
     for listening in parts.listeners {

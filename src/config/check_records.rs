@@ -27,6 +27,15 @@ pub(super) fn journal(section: &mut Section<'_>, raw: &RawJournal, workers: usiz
         section.wrong(given.span(), "journal_bytes_max", what, format!("write at least {least}"));
     }
     let default = if no_sink { OnFull::Count } else { OnFull::Refuse };
+    // Without a sink the oldest records go instead, and the journal is always nearly full.
+    let above = section.number("fold_above_percent", &raw.fold_above_percent, 75, 1..=100);
+    let below = section.number("fold_below_percent", &raw.fold_below_percent, above.min(50), 1..=100);
+    if let Some(given) = &raw.fold_below_percent
+        && below > above
+    {
+        let what = format!("{below} is more than fold_above_percent, {above}");
+        section.wrong(given.span(), "fold_below_percent", what, format!("write at most {above}"));
+    }
     Journal {
         segment_bytes,
         journal_bytes_max,
@@ -38,6 +47,8 @@ pub(super) fn journal(section: &mut Section<'_>, raw: &RawJournal, workers: usiz
             default,
             &[("refuse", OnFull::Refuse), ("count", OnFull::Count)],
         ),
+        fold_above_percent: if no_sink { 100 } else { above },
+        fold_below_percent: below,
     }
 }
 

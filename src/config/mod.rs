@@ -132,6 +132,10 @@ pub struct Journal {
     pub slots_max: usize,
     /// What happens when no record can be written any more.
     pub on_full: OnFull,
+    /// Above this much of `journal_bytes_max`, requests are summed up instead of recorded one by one; 100: never.
+    pub fold_above_percent: u64,
+    /// Below this much they are recorded one by one again.
+    pub fold_below_percent: u64,
 }
 
 /// Behaviour when the journal is full.

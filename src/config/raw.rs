@@ -58,6 +58,8 @@ pub(super) struct RawJournal {
     pub(super) sync_interval_ms: Number,
     pub(super) slots_max: Number,
     pub(super) on_full: Text,
+    pub(super) fold_above_percent: Number,
+    pub(super) fold_below_percent: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -304,7 +304,7 @@ fn bytes(to: &mut Vec<u8>, field: u32, value: &[u8]) {
     to.extend_from_slice(value);
 }
 
-fn number(to: &mut Vec<u8>, field: u32, value: u64) {
+pub(super) fn number(to: &mut Vec<u8>, field: u32, value: u64) {
     if value != 0 {
         varint(to, u64::from(field << 3));
         varint(to, value);

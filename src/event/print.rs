@@ -96,6 +96,11 @@ printed! {
     folded: i64 = |_, r: &UsageRecord| r.folded,
     requests: i64 = |_, r: &UsageRecord| r.requests,
     software: &'a str = |_, r: &'a UsageRecord| r.software.as_str(),
+    gap_epoch: i64 = |_, r: &UsageRecord| r.gap_epoch,
+    gap_shard: i32 = |_, r: &UsageRecord| r.gap_shard,
+    gap_first_seq: i64 = |_, r: &UsageRecord| r.gap_first_seq,
+    gap_next_seq: i64 = |_, r: &UsageRecord| r.gap_next_seq,
+    clock_step_us: i64 = |_, r: &UsageRecord| r.clock_step_us,
 }
 
 /// The record as one line of JSON, without the line end.

@@ -11,6 +11,8 @@
 //! independent), so a killed process leaves a prefix of them, and every prefix is a valid state:
 //! * a slot is live while its generation is odd; that word is stored last when it opens and first when it is freed;
 //! * a `recorded` block counts if it has the slot's generation and a seq below the published one; the older block is the one replaced;
+//! * a sum is the same two blocks, with a version for the seq: how many slots it has taken; the newer one counts;
+//! * a slot is closed by its closing word: the seq of its last record, once published, or the version of the sum that takes it;
 //! * a note counts if its word's checksum agrees.
 
 use std::fs::{File, OpenOptions};
@@ -45,6 +47,22 @@ const KIND: usize = 15;
 
 /// No seq: an intent taken back, or none.
 pub(super) const NO_SEQ: u64 = u64::MAX;
+
+/// In a closing word: not a seq but a sum's version and, in the low bits, its number.
+const INTO_SUM: u64 = 1 << 63;
+const NUMBER_BITS: u32 = 28;
+
+/// The closing word of a slot that the sum in slot `number` takes as its `version`.
+pub(super) fn into_sum(number: u32, version: u64) -> u64 {
+    assert!(version < 1 << (63 - NUMBER_BITS), "a sum of {version}");
+    INTO_SUM | version << NUMBER_BITS | u64::from(number)
+}
+
+/// Number and version of the sum that a closing word names.
+pub(super) fn sum_of(closing: u64) -> Option<(u32, u64)> {
+    let is_sum = closing != NO_SEQ && closing & INTO_SUM != 0;
+    is_sum.then_some((closing as u32 & ((1 << NUMBER_BITS) - 1), (closing & !INTO_SUM) >> NUMBER_BITS))
+}
 
 /// Where a note lies in its 480 bytes, and its checksum, in one word.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -158,13 +176,14 @@ impl Chunk {
         let word = |at: usize| mapping.words()[at].load(Ordering::Acquire);
         let (version, entries) = (word(1) as u32, (word(1) >> 32) as u32);
         let found = [word(0), word(1), word(2), word(3)];
+        let expected = header(epoch, shard, number, entries);
         if word(0) != MAGIC || word(4) != u64::from(header_checksum(found)) {
             return Err(Unusable::Damaged("slots header"));
         }
         if version > FORMAT_VERSION {
             return Err(Unusable::Error(Error::NewerFormat { path, version }));
         }
-        if found[..4] != header(epoch, shard, number, entries)[..4] {
+        if found[2..] != expected[2..4] {
             return Err(Unusable::Damaged("slots of another journal"));
         }
         // A truncated file has no slots worth keeping past its end, and where the cold parts lie at all depends on the whole.
@@ -286,6 +305,13 @@ impl Chunk {
 
     /// States that the record `seq` will hold everything up to `totals`. Replaces the older block; says which.
     pub(super) fn begin_recorded(&self, entry: u32, seq: u64, totals: &Counters) -> usize {
+        let which = self.fill_block(entry, totals);
+        self.store_seq(entry, which, seq);
+        which
+    }
+
+    /// Fills the older block, which counts once [`Self::store_seq`] was called.
+    pub(super) fn fill_block(&self, entry: u32, totals: &Counters) -> usize {
         let which = match self.blocks(entry) {
             [None, _] => 0,
             [_, None] => 1,
@@ -298,8 +324,17 @@ impl Chunk {
             word.store(value, Ordering::Release);
         }
         block[0].store(generation, Ordering::Release);
-        block[1].store(seq, Ordering::Release);
         which
+    }
+
+    /// Makes a filled block count: seq of a record, or version of a sum.
+    pub(super) fn store_seq(&self, entry: u32, which: usize, seq: u64) {
+        self.block(entry, which)[1].store(seq, Ordering::Release);
+    }
+
+    /// How many slots a sum has taken, and what they counted.
+    pub(super) fn sum(&self, entry: u32) -> (u64, Counters) {
+        self.recorded(entry).map_or((0, Counters::default()), |block| (block.seq, block.counters))
     }
 
     /// Takes an intent back.
@@ -310,8 +345,10 @@ impl Chunk {
     /// Takes back every intent from `next_seq` on; whether there was one.
     pub(super) fn revoke_from(&self, entry: u32, next_seq: u64) -> bool {
         let mut any = false;
+        let is_sum = self.kind(entry).is_some_and(SlotKind::is_sum);
+        // A sum's blocks hold versions.
         for (which, block) in self.blocks(entry).into_iter().enumerate() {
-            if block.is_some_and(|block| block.seq >= next_seq) {
+            if !is_sum && block.is_some_and(|block| block.seq >= next_seq) {
                 self.revoke_recorded(entry, which);
                 any = true;
             }
@@ -462,6 +499,26 @@ mod tests {
         assert!(chunk.revoke_from(3, 9));
         assert_eq!(chunk.recorded(3).unwrap().seq, 8);
         assert!(!chunk.revoke_from(3, 9));
+    }
+
+    #[test]
+    fn closing_words_of_sums_are_no_seqs() {
+        for (number, version) in [(0, 1), (7, 1 << 30), ((1 << 28) - 1, 9)] {
+            assert_eq!(sum_of(into_sum(number, version)), Some((number, version)));
+        }
+        assert_eq!((sum_of(NO_SEQ), sum_of(0), sum_of(1 << 62)), (None, None, None));
+    }
+
+    #[test]
+    fn slots_of_an_older_format_are_read() {
+        let (directory, chunk) = chunk();
+        chunk.begin(1, SlotKind::Session, 1, b"old");
+        let words = chunk.mapping.words();
+        words[1].store(1 | 64 << 32, Ordering::Relaxed);
+        let found: [u64; 4] = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
+        words[4].store(u64::from(header_checksum(found)), Ordering::Relaxed);
+        drop(chunk);
+        assert_eq!(&*Chunk::open(directory.path(), 1, 0, 0).unwrap().note(1).unwrap(), b"old");
     }
 
     #[test]

@@ -29,6 +29,10 @@
 //! [`Slot::begin_record`] states the intent under the seq the record will have; [`Writer::append`] publishes the record, which makes the intent
 //! true; an append that fails takes the intent back. A `recorded` block counts only when its seq is below the published one. So every
 //! prefix of stores is a valid state.
+//!
+//! **The protocol of a sum** (what a slot counted moves to another slot, once): the sum's older block is filled with the new sum, the
+//! giving slot states that it is closed once the sum has that version, and one store of the version makes both true
+//! ([`Slot::move_into`]).
 
 mod allocation;
 mod checksum;
@@ -55,6 +59,10 @@ mod damage_tests;
 mod kill_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod power_tests;
+#[cfg(test)]
+mod sum_tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -76,8 +84,8 @@ pub use statedir::{EpochDir, StateDir};
 pub use table::{SlotTable, SlotsFull};
 pub use writer::Writer;
 
-/// Version of the files' format. A newer one is refused untouched, an older one is read.
-pub const FORMAT_VERSION: u32 = 1;
+/// Version of the files' format. A newer one is refused untouched, an older one is read. 2: slots that are sums.
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What can go wrong with a journal, and on what.
 #[derive(Debug, thiserror::Error)]

@@ -8,16 +8,24 @@ pub enum SlotKind {
     Session = 1,
     /// An exchange inside one.
     Request = 2,
-    /// The sum of what could not be recorded one by one.
+    /// The sum of what could not be recorded at all.
     Gap = 3,
+    /// The sum of requests that were not recorded one by one.
+    Fold = 4,
 }
 
 impl SlotKind {
+    /// It counts nothing itself but takes what others counted ([`super::Slot::move_into`]).
+    pub fn is_sum(self) -> bool {
+        matches!(self, Self::Gap | Self::Fold)
+    }
+
     pub(super) fn from_word(word: u64) -> Option<Self> {
         match word {
             1 => Some(Self::Session),
             2 => Some(Self::Request),
             3 => Some(Self::Gap),
+            4 => Some(Self::Fold),
             _ => None,
         }
     }

@@ -16,11 +16,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::chunk::{Chunk, NO_SEQ, Unusable};
+use super::chunk::{Chunk, NO_SEQ, Unusable, sum_of};
 use super::cursor::Cursor;
+use super::frame;
 use super::outcome::{Outcome, SlotKind};
 use super::reader::{DamagedRange, Entry, Frame, Reader};
-use super::segment::{FirstPage, Header, Mark, Names, Segment, read_first_page};
+use super::segment::{FRAMES_AT, FirstPage, Header, Mark, Name, Names, Segment, read_first_page};
 use super::shared::Shared;
 use super::slots::Slot;
 use super::statedir::EpochDir;
@@ -52,6 +53,8 @@ pub struct OpenSlot {
     pub later_record: Option<Frame>,
     /// Size in bytes of a write that was in flight.
     pub pending: u64,
+    /// How many slots it has taken, if it is a sum.
+    pub taken: u64,
     /// How it stood.
     pub outcome: Outcome,
 }
@@ -175,7 +178,9 @@ impl Walk {
         let used = chunks.iter().flat_map(|chunk| {
             (0..chunk.entries).flat_map(|entry| {
                 let [a, b] = chunk.blocks(entry).map(|block| block.map(|block| block.seq));
-                let closing = Some(chunk.closing_seq(entry)).filter(|seq| *seq != NO_SEQ);
+                let closing = Some(chunk.closing_seq(entry)).filter(|seq| *seq != NO_SEQ && sum_of(*seq).is_none());
+                let is_sum = chunk.kind(entry).is_some_and(SlotKind::is_sum);
+                let [a, b] = [a, b].map(|seq| seq.filter(|_| !is_sum));
                 let live = !chunk.generation(entry).is_multiple_of(2);
                 [a, b, closing].into_iter().flatten().filter(move |_| live)
             })
@@ -188,10 +193,14 @@ fn walk(directory: &Path, latest: &mut HashMap<u32, Latest>, recovery: &mut Reco
     let names = Names::of(directory)?.effective;
     let oldest = names.first().map_or(0, |name| name.first_seq);
     let mut reader = Reader::recover(directory, oldest.min(Cursor::peek(directory)?))?;
+    let freed = Cursor::peek(directory)?;
     while let Some(entry) = reader.next()? {
         let frame = match entry {
             Entry::Damaged(damaged) => {
-                recovery.damaged.push(damaged);
+                // Below the cursor the sink has them all.
+                if damaged.next_seq > freed || damaged.first_seq == damaged.next_seq {
+                    recovery.damaged.push(damaged);
+                }
                 continue;
             }
             Entry::Frame(frame) => frame,
@@ -269,7 +278,33 @@ fn slot_count(chunks: &[Chunk]) -> u32 {
     chunks.iter().map(|chunk| chunk.entries).sum()
 }
 
+/// Frees the slots that a sum has taken; what was about to be taken is still the slot's.
+fn settle_sums(table: &Arc<Table>) {
+    let chunks = table.chunks();
+    let has_taken = |number: u32, version: u64| {
+        let entries = chunks.first().map_or(1, |chunk| chunk.entries);
+        let Some(chunk) = chunks.get((number / entries) as usize) else { return false };
+        let entry = number % entries;
+        let is_live = !chunk.generation(entry).is_multiple_of(2);
+        is_live && chunk.kind(entry).is_some_and(SlotKind::is_sum) && chunk.sum(entry).0 >= version
+    };
+    for chunk in &chunks {
+        for entry in 0..chunk.entries {
+            if chunk.generation(entry).is_multiple_of(2) {
+                continue;
+            }
+            let Some((number, version)) = sum_of(chunk.closing_seq(entry)) else { continue };
+            if has_taken(number, version) {
+                table.free(chunk, entry);
+            } else {
+                chunk.set_closing_seq(entry, NO_SEQ);
+            }
+        }
+    }
+}
+
 fn take_slots(table: &Arc<Table>, next_seq: u64, latest: &mut HashMap<u32, Latest>, recovery: &mut Recovery) {
+    settle_sums(table);
     for chunk in table.chunks() {
         // All intents first: once one seq is used again, an old claim to it would look true.
         for entry in 0..chunk.entries {
@@ -299,6 +334,9 @@ fn take_slots(table: &Arc<Table>, next_seq: u64, latest: &mut HashMap<u32, Lates
 }
 
 fn open_slot(slot: Slot, kind: SlotKind, record: Option<Latest>) -> OpenSlot {
+    if kind.is_sum() {
+        return open_sum(slot, kind);
+    }
     let block = slot.recorded_block();
     let recorded = block.map(|block| block.counters).unwrap_or_default();
     // After a power cut the counters may be of an earlier moment than what was recorded of them.
@@ -319,6 +357,28 @@ fn open_slot(slot: Slot, kind: SlotKind, record: Option<Latest>) -> OpenSlot {
         recorded_seq,
         later_record: later.map(|record| Frame { seq: record.seq, payload: record.payload }),
         pending: slot.pending(),
+        taken: 0,
+        outcome: slot.outcome(),
+        slot,
+    }
+}
+
+/// A sum is recorded once, with its close: nothing of it is recorded yet.
+fn open_sum(slot: Slot, kind: SlotKind) -> OpenSlot {
+    let (taken, sum) = slot.sum();
+    let note = slot.try_note();
+    OpenSlot {
+        kind,
+        started_at_us: slot.started_at_us(),
+        note_damaged: note.is_none(),
+        note: note.map(|note| note.to_vec()).unwrap_or_default(),
+        // The first format counted in the slot itself.
+        totals: sum.checked_add(&slot.totals()).unwrap_or(sum),
+        recorded: Counters::default(),
+        recorded_seq: None,
+        later_record: None,
+        pending: 0,
+        taken: taken + slot.pending(),
         outcome: slot.outcome(),
         slot,
     }
@@ -378,39 +438,58 @@ fn settle_segments(directory: &Path, epoch: u32, shard: u16, recovery: &mut Reco
     let names = Names::of(directory)?;
     for name in names.effective.iter().chain(&names.superseded) {
         let path = name.path(directory);
-        let file = File::open(&path).map_err(io_error("open", &path))?;
-        if let (FirstPage::Good(header), ..) = read_first_page(&file, &path)?
-            && (header.epoch, header.shard, header.first_seq, header.generation)
-                != (epoch, shard, name.first_seq, name.generation)
-        {
+        if segment_in(&path, *name, (epoch, shard))?.is_some_and(|found| found != Some(*name)) {
             put_aside(&path, recovery)?;
         }
     }
-    for name in file_names(directory)? {
-        if !name.contains(".bad") || !name.starts_with("seg-") {
-            continue;
-        }
-        let path = directory.join(name);
-        let file = File::open(&path).map_err(io_error("open", &path))?;
-        let (FirstPage::Good(header), ..) = read_first_page(&file, &path)? else {
+    for file_name in file_names(directory)? {
+        let Some(name) = file_name.split_once(".bad").and_then(|(name, _)| Name::parse(name)) else {
             continue;
         };
-        let proper = super::segment::Name { first_seq: header.first_seq, generation: header.generation };
-        let proper = proper.path(directory);
-        if (header.epoch, header.shard) == (epoch, shard) && !proper.exists() {
-            std::fs::rename(&path, &proper).map_err(io_error("rename", &path))?;
-            recovery.quarantined.retain(|aside| *aside != path);
-            recovery.damaged.push(DamagedRange {
-                path: proper,
-                offset: 0,
-                bytes: 0,
-                first_seq: header.first_seq,
-                next_seq: header.first_seq,
-                reason: "found under another segment's name",
-            });
+        let path = directory.join(&file_name);
+        let Some(Some(found)) = segment_in(&path, name, (epoch, shard))? else {
+            continue;
+        };
+        let proper = found.path(directory);
+        if proper.exists() {
+            if segment_in(&proper, found, (epoch, shard))?.is_some() {
+                continue;
+            }
+            // Nothing says that what is there belongs there, and this does.
+            put_aside(&proper, recovery)?;
         }
+        std::fs::rename(&path, &proper).map_err(io_error("rename", &path))?;
+        recovery.quarantined.retain(|aside| *aside != path);
+        recovery.damaged.push(DamagedRange {
+            path: proper,
+            offset: 0,
+            bytes: 0,
+            first_seq: found.first_seq,
+            next_seq: found.first_seq,
+            reason: "found under another segment's name",
+        });
     }
     Ok(())
+}
+
+/// The segment that a file holds, by its header or, where that is damaged, by its first frame: `Some(None)` if it is another
+/// shard's, `None` if nothing tells.
+fn segment_in(path: &Path, name: Name, (epoch, shard): (u32, u16)) -> Result<Option<Option<Name>>, Error> {
+    let file = File::open(path).map_err(io_error("open", path))?;
+    match read_first_page(&file, path)?.0 {
+        FirstPage::Good(header) => {
+            let found = Name { first_seq: header.first_seq, generation: header.generation };
+            let ours = (header.epoch, header.shard) == (epoch, shard);
+            Ok(Some(ours.then_some(found)))
+        }
+        FirstPage::Damaged(_) => {
+            let mut bytes = vec![0; frame::frame_bytes(frame::PAYLOAD_BYTES_MAX)];
+            let read = file.read_at(&mut bytes, FRAMES_AT).map_err(io_error("read", path))?;
+            let head = frame::read(&bytes[..read], frame::seed(epoch, shard)).map(|(head, _)| head);
+            Ok(head.map(|head| Some(Name { first_seq: head.seq, ..name })))
+        }
+        FirstPage::Blank | FirstPage::Newer(_) => Ok(None),
+    }
 }
 
 /// Renames a file to `*.bad`, or `*.bad1` and so on.

@@ -67,6 +67,7 @@ pub struct Shared {
     /// A write failed: the writer must go on in a new segment.
     pub(super) rewrite_wanted: AtomicBool,
     pub(super) full: AtomicBool,
+    folding: AtomicBool,
     failed: Mutex<Option<String>>,
     slots_failed: Mutex<Option<String>>,
     /// One sync or release at a time.
@@ -98,6 +99,7 @@ impl Shared {
             files: Mutex::new(Files::default()),
             rewrite_wanted: AtomicBool::new(false),
             full: AtomicBool::new(false),
+            folding: AtomicBool::new(false),
             failed: Mutex::new(None),
             slots_failed: Mutex::new(None),
             syncing: Mutex::new(()),
@@ -146,6 +148,21 @@ impl Shared {
             return Health::Full;
         }
         Health::Ok
+    }
+
+    /// How much of the journal's budget is used, of all shards together, in percent.
+    pub fn used_percent(&self) -> u64 {
+        self.budget.used() * 100 / self.budget.max().max(1)
+    }
+
+    /// States whether requests are summed up instead of recorded one by one.
+    pub fn set_folding(&self, folding: bool) {
+        self.folding.store(folding, Ordering::Relaxed);
+    }
+
+    /// Whether requests are summed up instead of recorded one by one.
+    pub fn is_folding(&self) -> bool {
+        self.folding.load(Ordering::Relaxed)
     }
 
     pub(super) fn set_failed(&self, text: String) {

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::chunk::{Block, Chunk, Note};
+use super::chunk::{Block, Chunk, Note, into_sum};
 use super::outcome::{Outcome, SlotKind};
 use super::table::Table;
 use crate::units::{Column, Counters};
@@ -122,6 +122,32 @@ impl Slot {
     /// `closing`: nothing of this slot follows.
     pub fn begin_record(&self, seq: u64, totals: &Counters, closing: bool) {
         self.table.begin_record(&self.chunk, self.entry, self.generation, seq, totals, closing);
+    }
+
+    /// Ends it by moving `counted` of it into a slot that is a sum, which counts one more taken. Killed at any store, either the sum has
+    /// it or this slot still does.
+    pub fn move_into(self, sum: &Self, counted: &Counters) {
+        let (taken, before) = sum.sum();
+        let Some(after) = before.checked_add(counted) else {
+            // 2^64 bytes in a sum: it stays as it is, and this slot live, for the next start.
+            return;
+        };
+        let which = sum.chunk.fill_block(sum.entry, &after);
+        let number = sum.table.number(&sum.chunk, sum.entry);
+        self.chunk.set_closing_seq(self.entry, into_sum(number, taken + 1));
+        // Makes the new sum count and the closing word true, at once.
+        sum.chunk.store_seq(sum.entry, which, taken + 1);
+        self.free();
+    }
+
+    #[cfg(test)]
+    pub(super) fn entry(&self) -> u32 {
+        self.entry
+    }
+
+    /// Of a sum: how many slots it has taken, and what they counted.
+    pub fn sum(&self) -> (u64, Counters) {
+        self.chunk.sum(self.entry)
     }
 
     /// Corrects what its records add up to: the record at `seq`, already published, says so.

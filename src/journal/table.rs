@@ -191,7 +191,7 @@ impl Table {
         lock(&self.state).chunks.clone()
     }
 
-    fn number(&self, chunk: &Chunk, entry: u32) -> u32 {
+    pub(super) fn number(&self, chunk: &Chunk, entry: u32) -> u32 {
         chunk.number * self.entries + entry
     }
 

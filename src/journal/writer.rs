@@ -135,6 +135,11 @@ impl Writer {
         Arc::clone(&self.shared)
     }
 
+    /// Whether the journal may grow beyond its budget: for the one record without which nothing may be freed.
+    pub fn allow_beyond_budget(&mut self, allowed: bool) {
+        self.beyond_budget = allowed;
+    }
+
     /// [`Self::append_with`], for a payload that is there already.
     pub fn append(&mut self, payload: &[u8]) -> Result<u64, AppendError> {
         self.append_with(payload.len(), |room| {

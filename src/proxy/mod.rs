@@ -15,6 +15,7 @@ mod body;
 pub mod client_hello;
 mod exchange;
 mod flood;
+mod folding;
 mod forward;
 pub mod forwarded;
 pub mod headers;
@@ -38,6 +39,7 @@ mod tunnel;
 mod upstream;
 mod worker;
 
+pub use folding::FoldMarks;
 pub use kernel::{TcpCounts, tcp_counts};
 pub use listener::accept;
 pub use node::{Node, SessionRow};

@@ -30,6 +30,7 @@ pub struct Node {
     /// False while no record can be written and the journal is set to refuse.
     accepting: AtomicBool,
     journal_ready: AtomicBool,
+    journal_folding: AtomicBool,
     /// What the shipper had to give up, to be stated by a worker.
     pub losses: Losses,
 }
@@ -48,6 +49,7 @@ impl Node {
             draining: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
             journal_ready: AtomicBool::new(true),
+            journal_folding: AtomicBool::new(false),
             losses,
         }
     }
@@ -96,6 +98,16 @@ impl Node {
     /// False while the journal is full or its disk fails.
     pub fn journal_ready(&self) -> bool {
         self.journal_ready.load(Ordering::Acquire)
+    }
+
+    /// States whether requests are summed up instead of recorded one by one.
+    pub fn set_journal_folding(&self, folding: bool) {
+        self.journal_folding.store(folding, Ordering::Release);
+    }
+
+    /// True while requests are summed up instead of recorded one by one: the journal is nearly full.
+    pub fn journal_folding(&self) -> bool {
+        self.journal_folding.load(Ordering::Acquire)
     }
 
     /// Downstream connections open now.

@@ -6,17 +6,23 @@
 //! *Hours.* No record spans two UTC hours: where a record would, a checkpoint dated to the last microsecond of the
 //! earlier hour goes first.
 //!
-//! *When the journal is full* a close cannot be written. Its bytes move to the gap slot, which is as safe from a kill
-//! as any other, and are stated in a `gap` record as soon as there is room: detail is lost, bytes are not.
+//! *When the journal is nearly full* requests are summed up instead of recorded one by one (`folding.rs`). *When it is full* a
+//! close cannot be written: its bytes move to the gap, and are stated in a `gap` record as soon as there is room. Detail is lost,
+//! bytes are not.
+//!
+//! *Time.* Everything is measured by a clock that only goes forward; records are stamped with it plus what the wall clock was set by
+//! since. So when the wall clock steps, no limit in time is hit, no duration is wrong, and from a `node` record on that says so
+//! all stamps follow it.
 
 use std::cell::{Cell, RefCell};
 
-use tracing::{error, warn};
+use tracing::{debug, error, info, warn};
 
+use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Sum, whose};
 use crate::clock::{Clock, HOUR_US, hour_of};
 use crate::event::{End, Kind, Loss, Phase, Reason, RequestNote, Tail};
 use crate::ids::{Id, IdSource};
-use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, Outcome, Slot, SlotKind, SlotsFull, Writer};
+use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Slot, SlotKind, SlotsFull, Writer};
 use crate::metrics::Metrics;
 use crate::units::{Column, Counters};
 
@@ -24,6 +30,9 @@ use crate::units::{Column, Counters};
 const SPARE_NOTES_MAX: usize = 64;
 /// Room in such a buffer; one that grew beyond twice as much is not kept.
 const NOTE_ROOM_BYTES: usize = 256;
+
+/// The wall clock was set if it differs from ours by this much.
+const STEP_US: i64 = 500_000;
 
 /// How a session or request ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -193,9 +202,15 @@ pub struct Recorder {
     spare_notes: RefCell<Vec<Vec<u8>>>,
     ids: RefCell<IdSource>,
     clock: Clock,
-    /// What was closed and could not be recorded one by one.
-    gap: RefCell<Option<Measured>>,
-    gap_records: Cell<u64>,
+    /// What the wall clock was set by since we read it, µs.
+    shift_us: Cell<i64>,
+    /// What was closed and had no room.
+    gap: RefCell<Option<Sum>>,
+    fold_marks: FoldMarks,
+    folding: Folding,
+    /// Records that others give up, to be stated; and stated, but not durable yet.
+    losses: RefCell<Vec<Loss>>,
+    losses_stated: RefCell<Vec<(u64, Loss)>>,
     /// Every open slot was recorded in the hour that begins here.
     swept_hour: Cell<i64>,
     last_record_us: Cell<i64>,
@@ -210,35 +225,47 @@ impl Recorder {
             spare_notes: RefCell::new(Vec::with_capacity(SPARE_NOTES_MAX)),
             ids: RefCell::new(ids),
             clock,
+            shift_us: Cell::new(0),
             gap: RefCell::new(None),
-            gap_records: Cell::new(0),
+            fold_marks: FoldMarks::NEVER,
+            folding: Folding::default(),
+            losses: RefCell::default(),
+            losses_stated: RefCell::default(),
             swept_hour: Cell::new(hour_of(clock.now_us())),
             last_record_us: Cell::new(0),
             metrics,
         }
     }
 
-    /// µs since the Unix epoch.
+    /// When requests are summed up.
+    pub fn fold_at(mut self, marks: FoldMarks) -> Self {
+        self.fold_marks = marks;
+        self
+    }
+
+    /// µs since the Unix epoch, by a clock that only goes forward, whatever the wall clock is set to.
+    #[inline]
     pub fn now_us(&self) -> i64 {
         self.clock.now_us()
     }
 
+    /// A time of [`Recorder::now_us`] as records state it.
+    #[inline]
+    fn stamp(&self, at_us: i64) -> i64 {
+        at_us + self.shift_us.get()
+    }
+
     /// A new identity.
     pub fn next_id(&self, started_at_us: i64) -> Id {
-        self.ids.borrow_mut().next(started_at_us)
+        self.ids.borrow_mut().next(self.stamp(started_at_us))
     }
 
     /// Begins to measure; `None` when every slot is taken (then nothing new may begin).
     pub fn measure(&self, kind: Kind, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
-        let slot_kind = match kind {
-            Kind::Request => SlotKind::Request,
-            Kind::Gap => SlotKind::Gap,
-            _ => SlotKind::Session,
-        };
+        let slot_kind = if kind == Kind::Request { SlotKind::Request } else { SlotKind::Session };
         let kept = note.get(..NOTE_BYTES_MAX).unwrap_or(&note);
         let kept_bytes = kept.len();
-        let opened = self.writer.borrow().slots().open(slot_kind, started_at_us.max(0) as u64, kept);
-        let slot = opened.inspect_err(|error| self.no_slot(error)).ok()?;
+        let slot = self.slot(slot_kind, started_at_us, kept)?;
         Some(Measured {
             slot,
             note: RefCell::new(note),
@@ -263,6 +290,11 @@ impl Recorder {
         Some((id, self.measure(Kind::Request, started_at_us, note)?))
     }
 
+    fn slot(&self, kind: SlotKind, started_at_us: i64, note: &[u8]) -> Option<Slot> {
+        let opened = self.writer.borrow().slots().open(kind, self.stamp(started_at_us).max(0) as u64, note);
+        opened.inspect_err(|error| self.no_slot(error)).ok()
+    }
+
     #[cold]
     fn no_slot(&self, error: &SlotsFull) {
         self.metrics.slots_refused.increment(1);
@@ -281,9 +313,22 @@ impl Recorder {
 
     /// Records the rest and gives the slot back.
     pub fn close(&self, measured: Measured, facts: Facts<'_>) {
-        self.record(&measured, Phase::Close, self.now_us(), facts);
+        if self.folding.is_on.get() && can_be_folded(&measured, &facts) {
+            return self.fold(measured, facts.verdict);
+        }
+        if !self.record(&measured, Phase::Close, self.now_us(), facts) {
+            self.metrics.records_unwritten.increment(1);
+            return if can_be_folded(&measured, &facts) {
+                self.fold(measured, facts.verdict)
+            } else {
+                self.give_up(measured)
+            };
+        }
         measured.slot.free();
-        let mut note = measured.note.into_inner();
+        self.keep_buffer(measured.note.into_inner());
+    }
+
+    fn keep_buffer(&self, mut note: Vec<u8>) {
         let mut spare = self.spare_notes.borrow_mut();
         if spare.len() < SPARE_NOTES_MAX && note.capacity() <= 2 * NOTE_ROOM_BYTES {
             note.clear();
@@ -293,67 +338,109 @@ impl Recorder {
 
     /// True once an hour has begun in which open slots were not recorded yet.
     pub fn hour_turned(&self, now_us: i64) -> bool {
-        hour_of(now_us) > self.swept_hour.get()
+        hour_of(self.stamp(now_us)) > self.swept_hour.get()
     }
 
     /// Records, dated to the end of the hour before, what moved in it.
     pub fn close_hour(&self, measured: &Measured, now_us: i64, facts: Facts<'_>) {
-        if measured.has_news() {
-            self.write(measured, Phase::Checkpoint, hour_of(now_us) - 1, facts);
+        let hour_us = hour_of(self.stamp(now_us));
+        if self.stamp(measured.recorded_at_us.get()) < hour_us && measured.has_news() {
+            self.write(measured, Phase::Checkpoint, hour_us - 1, facts);
         }
     }
 
     /// Every open slot has been through [`Recorder::close_hour`].
     pub fn hour_swept(&self, now_us: i64) {
-        self.swept_hour.set(hour_of(now_us));
+        self.swept_hour.set(hour_of(self.stamp(now_us)));
     }
 
     /// A record about the shard itself.
     pub fn node(&self, phase: Phase, started_at_us: i64) {
-        let at_us = self.now_us();
+        self.node_record(phase, started_at_us, 0);
+    }
+
+    fn node_record(&self, phase: Phase, started_at_us: i64, clock_step_us: i64) {
+        let now_us = self.now_us();
         let none = Counters::default();
-        let tail = tail(Kind::Node, phase, started_at_us, at_us, &none, &none);
+        let tail = tail(Kind::Node, phase, self.stamp(started_at_us), self.stamp(now_us), &none, &none);
         let mut payload = vec![0; tail.bytes_max()];
         let used = tail.encode(&mut payload);
         payload.truncate(used);
         prost::encoding::string::encode(64, &software(), &mut payload);
-        let written = self.writer.borrow_mut().append(&payload);
-        if let Err(error) = written {
+        if clock_step_us != 0 {
+            prost::encoding::int64::encode(69, &clock_step_us, &mut payload);
+        }
+        if let Err(error) = self.writer.borrow_mut().append(&payload) {
             warn!(%error, "the shard's own record cannot be written");
         } else {
-            self.last_record_us.set(at_us);
+            self.last_record_us.set(now_us);
         }
     }
 
-    /// States what others had to give up.
+    /// States, as soon as it can, what others had to give up. Whoever did may free it once [`Loss::is_stated`].
     pub fn state_loss(&self, loss: Loss) {
-        let Some(gap) = self.measure(Kind::Gap, self.now_us(), Vec::new()) else { return };
-        for (column, value) in Column::ALL.into_iter().zip(loss.counters.to_array()) {
-            gap.add(column, value);
-        }
-        gap.set_pending(loss.records);
-        self.close(gap, Facts::default());
+        self.losses.borrow_mut().push(loss);
+        self.state_losses();
     }
 
-    /// Writes the watermark where nothing else was written for a second, and a gap record where there is room again.
+    /// Whether this shard is the one to state such a loss: its own, so that what goes later of it can be put together with what
+    /// went before; and those of shards that are nobody's any more.
+    pub fn states(&self, loss: &Loss) -> bool {
+        let shared = self.writer.borrow().shared();
+        loss.epoch != shared.epoch() || loss.shard == shared.shard()
+    }
+
+    /// Several times a second: writes the watermark where nothing else was written for a second, and what waits for room, for the
+    /// hour's turn or for the journal to empty; looks at the wall clock.
     pub fn beat(&self, started_at_us: i64) {
+        self.follow_wall_clock(started_at_us);
+        self.state_losses();
         self.state_gap();
+        self.set_folding();
+        let is_at_rest = !self.folding.is_on.get() && self.writer.borrow().shared().health() != Health::Full;
+        let but_hour_us = hour_of(self.stamp(self.now_us()));
+        self.write_sums((!is_at_rest).then_some(but_hour_us));
         if self.now_us() - self.last_record_us.get() >= 1_000_000 {
             self.node(Phase::Checkpoint, started_at_us);
         }
     }
 
-    fn record(&self, measured: &Measured, phase: Phase, at_us: i64, facts: Facts<'_>) {
-        let hour = hour_of(at_us);
-        if hour_of(measured.recorded_at_us.get()) < hour && self.swept_hour.get() < hour && measured.has_news() {
-            let between = Facts { verdict: Verdict::default(), ..facts };
-            self.write(measured, Phase::Checkpoint, hour - 1, between);
-        }
-        self.write(measured, phase, at_us, facts);
+    /// Writes every sum that there is; what has no room stays in its slot for the next start.
+    pub fn write_rest(&self) {
+        self.state_losses();
+        self.state_gap();
+        self.write_sums(None);
     }
 
-    fn write(&self, measured: &Measured, phase: Phase, at_us: i64, facts: Facts<'_>) {
-        debug_assert!(at_us - hour_of(at_us) < HOUR_US);
+    fn follow_wall_clock(&self, started_at_us: i64) {
+        let step_us = self.clock.wall_ahead_us() - self.shift_us.get();
+        if step_us.abs() >= STEP_US {
+            self.follow_step(started_at_us, step_us);
+        }
+    }
+
+    /// From here on stamps differ by this much. Every open slot is looked at again as if an hour had turned: what it moved in
+    /// another hour than this one, by the clock as it is now, is recorded apart.
+    fn follow_step(&self, started_at_us: i64, step_us: i64) {
+        warn!(step_us, "the wall clock was set: the times of records follow it");
+        self.shift_us.set(self.shift_us.get() + step_us);
+        self.swept_hour.set(hour_of(self.stamp(self.now_us())) - HOUR_US);
+        self.node_record(Phase::Checkpoint, started_at_us, step_us);
+    }
+
+    fn record(&self, measured: &Measured, phase: Phase, at_us: i64, facts: Facts<'_>) -> bool {
+        let stamp_us = self.stamp(at_us);
+        let hour_us = hour_of(stamp_us);
+        if self.swept_hour.get() < hour_us && self.stamp(measured.recorded_at_us.get()) < hour_us && measured.has_news()
+        {
+            let between = Facts { verdict: Verdict::default(), ..facts };
+            self.write(measured, Phase::Checkpoint, hour_us - 1, between);
+        }
+        self.write(measured, phase, stamp_us, facts)
+    }
+
+    /// False, and nothing changed, where there is no room: a checkpoint is made up for by a later record.
+    fn write(&self, measured: &Measured, phase: Phase, stamp_us: i64, facts: Facts<'_>) -> bool {
         let totals = measured.totals();
         let deltas = if measured.is_recorded.get() { self.deltas(measured, &totals) } else { totals };
         let mut writer = self.writer.borrow_mut();
@@ -368,8 +455,7 @@ impl Recorder {
             audit: facts.audit,
             uncertain_bytes: facts.uncertain_bytes,
             requests: facts.requests,
-            folded: if measured.kind == Kind::Gap { measured.slot.pending() } else { 0 },
-            ..tail(measured.kind, phase, measured.started_at_us, at_us, &deltas, &totals)
+            ..tail(measured.kind, phase, self.stamp(measured.started_at_us), stamp_us, &deltas, &totals)
         };
         let written = writer.append_with(note.len() + tail.bytes_max(), |room| {
             let (to, room) = room.split_at_mut(note.len());
@@ -381,14 +467,23 @@ impl Recorder {
             Ok(written) => assert_eq!(written, seq, "the journal gave a record another seq than announced"),
             // The journal has taken the intent back.
             Err(error) => {
-                drop((writer, note));
-                return self.unrecorded(phase, deltas, measured.kind, &error);
+                self.say_unwritten(&error);
+                return false;
             }
         }
         measured.is_recorded.set(true);
+        let at_us = stamp_us - self.shift_us.get();
         measured.recorded_at_us.set(at_us);
         self.last_record_us.set(at_us);
         self.metrics.records.increment(1);
+        true
+    }
+
+    #[cold]
+    fn say_unwritten(&self, error: &AppendError) {
+        if self.gap.borrow().is_none() && self.folding.sums.borrow().is_empty() {
+            error!(%error, "the journal takes no records: closes are summed up until it does");
+        }
     }
 
     fn deltas(&self, measured: &Measured, totals: &Counters) -> Counters {
@@ -400,47 +495,213 @@ impl Recorder {
         })
     }
 
-    /// A checkpoint that cannot be written is made up for by a later record; a close moves to the gap slot.
-    fn unrecorded(&self, phase: Phase, deltas: Counters, kind: Kind, error: &AppendError) {
-        if phase != Phase::Close || kind == Kind::Gap {
-            return;
+    // ---- sums --------------------------------------------------------------------------------------------------
+
+    /// Moves what a request counted to the sum of its account, endpoint, hour and reason.
+    fn fold(&self, measured: Measured, verdict: Verdict) {
+        let now_us = self.now_us();
+        // Before the sweep of the hour's turn has come to it, what moved is still the earlier hour's.
+        let began_us = self.stamp(measured.recorded_at_us.get());
+        let hour_us = hour_of(self.stamp(now_us));
+        let unswept = self.swept_hour.get() < hour_us && began_us < hour_us && measured.has_news();
+        let hour_us = if unswept { hour_us - HOUR_US } else { hour_us };
+        let key = Key { note: whose(&measured.note.borrow()), hour_us, reason: verdict.reason };
+        let mut sums = self.folding.sums.borrow_mut();
+        if !sums.contains_key(&key) {
+            let slot = if sums.len() < SUMS_MAX { self.slot(SlotKind::Fold, now_us, &key.note) } else { None };
+            let Some(slot) = slot else {
+                drop(sums);
+                return self.give_up(measured);
+            };
+            slot.set_outcome(outcome(Verdict { reason: verdict.reason, ..Verdict::default() }));
+            let started_at_us = self.stamp(now_us).clamp(hour_us, hour_us + HOUR_US - 1);
+            sums.insert(key.clone(), Sum { slot, started_at_us });
         }
-        self.metrics.records_unwritten.increment(1);
-        if self.gap.borrow().is_none() {
-            error!(%error, "the journal takes no records: closes are summed up for one gap record");
-            let gap = self.measure(Kind::Gap, self.now_us(), Vec::new());
-            *self.gap.borrow_mut() = gap;
+        if let Some(sum) = sums.get(&key) {
+            let totals = measured.totals();
+            measured.slot.move_into(&sum.slot, &totals);
+            self.metrics.records_folded.increment(1);
+            self.keep_buffer(measured.note.into_inner());
         }
-        let gap = self.gap.borrow();
-        let Some(gap) = gap.as_ref() else {
-            error!(?deltas, "bytes lost: no record, and no slot for their sum");
-            return;
-        };
+    }
+
+    /// Moves what a close would have stated to the gap.
+    fn give_up(&self, measured: Measured) {
+        let mut gap = self.gap.borrow_mut();
+        if gap.is_none() {
+            let now_us = self.now_us();
+            *gap = self.slot(SlotKind::Gap, now_us, &[]).map(|slot| Sum { slot, started_at_us: self.stamp(now_us) });
+        }
+        let totals = measured.totals();
         // Session totals already hold what its requests moved: a sum over both would count it twice.
-        if kind == Kind::Session {
-            for (column, value) in Column::ALL.into_iter().zip(deltas.to_array()) {
-                gap.add(column, value);
-            }
+        let counted = match measured.kind {
+            Kind::Session => self.deltas(&measured, &totals),
+            _ => Counters::default(),
+        };
+        match gap.as_ref() {
+            Some(gap) => measured.slot.move_into(&gap.slot, &counted),
+            // Its slot stays live: the next start writes its close.
+            None => error!(?counted, "neither room for a record nor a slot for a sum: the next start records it"),
         }
-        self.gap_records.set(self.gap_records.get() + 1);
-        gap.set_pending(self.gap_records.get());
     }
 
     fn state_gap(&self) {
         let Some(gap) = self.gap.borrow_mut().take() else { return };
-        // The shard's health tells whether an attempt makes sense; a record that is refused leaves the slot as it was.
-        if self.writer.borrow().shared().health() == Health::Full {
+        // The shard's health tells whether an attempt makes sense.
+        let is_full = self.writer.borrow().shared().health() == Health::Full;
+        if is_full || !self.write_sum(&gap, Kind::Gap, self.stamp(self.now_us()), Reason::Unspecified) {
             *self.gap.borrow_mut() = Some(gap);
             return;
         }
-        self.write(&gap, Phase::Close, self.now_us(), Facts::default());
-        if gap.has_news() {
-            *self.gap.borrow_mut() = Some(gap);
-            return;
-        }
-        warn!(records = self.gap_records.replace(0), "the journal takes records again: the gap is stated");
+        warn!(closes = gap.slot.sum().0, "the journal takes records again: the gap is stated");
         gap.slot.free();
     }
+
+    fn write_sums(&self, but_hour_us: Option<i64>) {
+        if self.folding.sums.borrow().is_empty() {
+            return;
+        }
+        for key in self.folding.keys(but_hour_us) {
+            let Some(sum) = self.folding.sums.borrow_mut().remove(&key) else { continue };
+            let last_us = key.hour_us + HOUR_US - 1;
+            let stamp_us = self.stamp(self.now_us()).clamp(sum.started_at_us.min(last_us), last_us);
+            if self.write_sum(&sum, Kind::Request, stamp_us, key.reason) {
+                sum.slot.free();
+                continue;
+            }
+            self.folding.sums.borrow_mut().insert(key, sum);
+            return;
+        }
+    }
+
+    /// The one record of a sum. False where there is no room.
+    fn write_sum(&self, sum: &Sum, kind: Kind, stamp_us: i64, reason: Reason) -> bool {
+        let (folded, counted) = sum.slot.sum();
+        self.write_sum_of(&sum.slot, (folded, counted), kind, (sum.started_at_us, stamp_us), reason)
+    }
+
+    fn write_sum_of(
+        &self,
+        slot: &Slot,
+        (folded, counted): (u64, Counters),
+        kind: Kind,
+        (started_at_us, stamp_us): (i64, i64),
+        reason: Reason,
+    ) -> bool {
+        let counted = totals_of(kind, counted);
+        let note = slot.note();
+        let tail = Tail { reason, folded, ..tail(kind, Phase::Close, started_at_us, stamp_us, &counted, &counted) };
+        let mut payload = vec![0; tail.bytes_max()];
+        let used = tail.encode(&mut payload);
+        payload.truncate(used);
+        payload.extend_from_slice(&note);
+        let mut writer = self.writer.borrow_mut();
+        slot.begin_record(writer.next_seq(), &counted, true);
+        let written = writer.append(&payload);
+        if written.is_ok() {
+            self.last_record_us.set(self.now_us());
+            self.metrics.records.increment(1);
+        }
+        written.is_ok()
+    }
+
+    /// Records a sum that a dead process left, and gives the slot back; where there is no room it stays for the next start.
+    pub fn close_sum(&self, estate: OpenSlot, died_us: i64) {
+        let started_at_us = i64::try_from(estate.started_at_us).unwrap_or(died_us).min(died_us);
+        let kind = if estate.kind == SlotKind::Fold { Kind::Request } else { Kind::Gap };
+        // Not beyond the hour that it is a sum of.
+        let stamp_us = died_us.min(hour_of(started_at_us) + HOUR_US - 1);
+        let reason = verdict(estate.outcome).reason;
+        let sum = (estate.taken, estate.totals);
+        if self.write_sum_of(&estate.slot, sum, kind, (started_at_us, stamp_us), reason) {
+            estate.slot.free();
+        }
+    }
+
+    /// Turns folding on above one mark and off below the other.
+    fn set_folding(&self) {
+        let shared = self.writer.borrow().shared();
+        let used_percent = shared.used_percent();
+        let is_on = self.fold_marks.folds(self.folding.is_on.get(), used_percent);
+        if self.folding.is_on.replace(is_on) == is_on {
+            return;
+        }
+        shared.set_folding(is_on);
+        if is_on {
+            self.metrics.journal_folding.increment(1.0);
+            let sums_max = SUMS_MAX;
+            warn!(
+                shard = shared.shard(),
+                used_percent,
+                sums_max,
+                "the journal fills up: requests are summed up by account, endpoint, hour and reason; bytes stay exact, the detail of \
+                 single requests is not kept"
+            );
+        } else {
+            self.metrics.journal_folding.decrement(1.0);
+            info!(shard = shared.shard(), used_percent, "the journal has room: requests are recorded one by one again");
+        }
+    }
+
+    // ---- losses ------------------------------------------------------------------------------------------------
+
+    fn state_losses(&self) {
+        let mut losses = self.losses.borrow_mut();
+        while let Some(loss) = losses.pop() {
+            match self.write_loss(&loss) {
+                Ok(seq) => self.losses_stated.borrow_mut().push((seq, loss)),
+                Err(error) => {
+                    debug!(%error, "a gap record cannot be written: what it stands for is kept");
+                    losses.push(loss);
+                    break;
+                }
+            }
+        }
+        let mut stated = self.losses_stated.borrow_mut();
+        if stated.is_empty() {
+            return;
+        }
+        let synced_seq = self.writer.borrow().shared().synced_seq();
+        stated.retain(|(seq, loss)| {
+            let is_durable = *seq < synced_seq;
+            if is_durable {
+                loss.set_stated();
+            }
+            !is_durable
+        });
+    }
+
+    /// No slot is needed: until the record is durable, what it stands for is there. It may go beyond the budget, or nothing could
+    /// ever be freed.
+    fn write_loss(&self, loss: &Loss) -> Result<u64, AppendError> {
+        let now_us = self.now_us();
+        let stamp_us = self.stamp(now_us);
+        let tail = Tail {
+            folded: loss.records,
+            ..tail(Kind::Gap, Phase::Close, stamp_us, stamp_us, &loss.counters, &loss.counters)
+        };
+        let mut payload = vec![0; tail.bytes_max()];
+        let used = tail.encode(&mut payload);
+        payload.truncate(used);
+        loss.encode_range(&mut payload);
+        let mut writer = self.writer.borrow_mut();
+        writer.allow_beyond_budget(true);
+        let written = writer.append(&payload);
+        writer.allow_beyond_budget(false);
+        if written.is_ok() {
+            self.last_record_us.set(now_us);
+            self.metrics.records.increment(1);
+        }
+        written
+    }
+}
+
+/// What no record states yet and none says anything of that a sum could not.
+fn can_be_folded(measured: &Measured, facts: &Facts<'_>) -> bool {
+    measured.kind == Kind::Request
+        && !measured.is_recorded.get()
+        && facts.uncertain_bytes == 0
+        && facts.audit.is_empty()
 }
 
 fn tail<'a>(
@@ -471,3 +732,7 @@ fn tail<'a>(
 fn software() -> String {
     concat!("weir/", env!("CARGO_PKG_VERSION")).to_owned()
 }
+
+#[cfg(test)]
+#[path = "recorder_tests.rs"]
+mod tests;

@@ -34,11 +34,13 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     let recorder = Recorder::new(writer, Clock::stopped(died_us), ids, metrics);
     let mut open = recovery.open;
     // Requests before their sessions, as they would have closed.
-    open.sort_by_key(|slot| (slot.kind == SlotKind::Session, slot.started_at_us));
+    open.sort_by_key(|slot| (!slot.kind.is_sum(), slot.kind == SlotKind::Session, slot.started_at_us));
     let records = open.len();
     for slot in open {
         close(&recorder, slot, died_us, metrics);
     }
+    // What had no room, if so.
+    recorder.write_rest();
     recorder.node(Phase::Close, last.as_ref().map_or(died_us, |last| last.started_at));
     if records > 0 {
         info!(epoch = shared.epoch(), shard = shared.shard(), records, "closed what a dead process had left open");
@@ -46,11 +48,11 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
 }
 
 fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static Metrics) {
-    let kind = match estate.kind {
-        SlotKind::Session => Kind::Session,
-        SlotKind::Request => Kind::Request,
-        SlotKind::Gap => Kind::Gap,
-    };
+    if estate.kind.is_sum() {
+        metrics.records_recovered.increment(1);
+        return recorder.close_sum(estate, died_us);
+    }
+    let kind = if estate.kind == SlotKind::Request { Kind::Request } else { Kind::Session };
     if let Some(later) = &estate.later_record {
         // Only after a power cut: a record reached the disk and the slot's knowledge of it did not.
         let Ok(record) = UsageRecord::decode(later.payload.as_slice()) else { return estate.slot.free() };
@@ -67,7 +69,7 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
         _ => decided,
     };
     let started_at_us = i64::try_from(estate.started_at_us).unwrap_or(died_us).min(died_us);
-    let uncertain_bytes = if kind == Kind::Gap { 0 } else { estate.pending };
+    let uncertain_bytes = estate.pending;
     let measured = Measured::recovered(estate.slot, kind, started_at_us, died_us);
     if totals_of(kind, estate.totals).checked_sub(&estate.recorded).is_none() {
         warn!(totals = ?estate.totals, recorded = ?estate.recorded, "a slot counts less than was recorded: it was older on the disk");

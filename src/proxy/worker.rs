@@ -18,7 +18,7 @@ use super::recorder::Recorder;
 use super::session::{Cut, Session};
 use super::setup::Setup;
 use super::upstream::Pools;
-use crate::event::{End, Phase, Reason};
+use crate::event::{End, Loss, Phase, Reason};
 use crate::ids::Id;
 use crate::metrics::Metrics;
 use crate::units::Column;
@@ -136,6 +136,7 @@ impl Worker {
     /// The last record of the shard.
     pub fn close(&self) {
         self.recorder.beat(self.started_at_us);
+        self.recorder.write_rest();
         self.recorder.node(Phase::Close, self.started_at_us);
     }
 
@@ -174,8 +175,11 @@ impl Worker {
             enforce_times(session, &setup, now_us);
         }
         self.pools.sweep(now_us);
-        let losses = std::mem::take(&mut *self.node.losses.lock().unwrap_or_else(PoisonError::into_inner));
-        losses.into_iter().for_each(|loss| self.recorder.state_loss(loss));
+        let ours: Vec<Loss> = {
+            let mut losses = self.node.losses.lock().unwrap_or_else(PoisonError::into_inner);
+            losses.extract_if(.., |loss| self.recorder.states(loss)).collect()
+        };
+        ours.into_iter().for_each(|loss| self.recorder.state_loss(loss));
         self.recorder.beat(self.started_at_us);
     }
 }

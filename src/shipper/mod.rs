@@ -11,8 +11,9 @@
 //! * **What survives a crash**: the cursor. What was acknowledged since it was last written is sent again.
 //!
 //! *With sink `none`* the journal itself is the log. It is kept until the budget is nearly used up; then the oldest
-//! records go, and their sum is stated in a gap record.
+//! records go, once their sum is stated in a gap record ([`giving_up`]).
 
+mod giving_up;
 mod pace;
 mod stream;
 
@@ -24,10 +25,11 @@ use std::time::{Duration, Instant};
 use tracing::{debug, error, info, warn};
 
 use crate::config;
-use crate::event::{Loss, Losses};
+use crate::event::Losses;
 use crate::journal::{Budget, EpochDir, Shared};
 use crate::metrics::Metrics;
 use crate::sink::{self, Batch, Failure, FileSink, KafkaSink, Outcome, Sent, Sink, Status, Ticket};
+use giving_up::GivingUp;
 use pace::Pace;
 use stream::{BatchMax, Stream};
 
@@ -105,7 +107,7 @@ impl Shipper {
             answered_at: now,
             gauges_at: now,
             budget,
-            losses,
+            giving_up: GivingUp::new(losses),
             metrics,
             status: status.clone(),
             streams: Vec::new(),
@@ -159,7 +161,7 @@ struct Work {
     answered_at: Instant,
     gauges_at: Instant,
     budget: Arc<Budget>,
-    losses: Losses,
+    giving_up: GivingUp,
     metrics: &'static Metrics,
     status: Arc<Status>,
     streams: Vec<Stream>,
@@ -257,10 +259,15 @@ impl Work {
     fn round(&mut self, stopping: bool) -> Result<(), Box<dyn std::error::Error>> {
         let Some(mut sink) = self.sink.take() else {
             let mut streams = std::mem::take(&mut self.streams);
-            let kept = streams.iter_mut().try_for_each(|stream| self.keep(stream));
+            // Without a sink the oldest records are given up when the budget is nearly used.
+            let kept = streams.iter_mut().try_for_each(|stream| {
+                let has_room = self.has_room();
+                let source = &stream.source;
+                self.giving_up.keep(&source.shared, source.dead.is_some(), &mut stream.cursor, has_room)
+            });
             self.streams = streams;
             std::thread::park_timeout(IDLE);
-            return kept;
+            return kept.map_err(Into::into);
         };
         let mut streams = std::mem::take(&mut self.streams);
         let result = self.ship(&mut *sink, &mut streams, stopping);
@@ -386,27 +393,6 @@ impl Work {
         self.metrics.sink_in_flight_bytes.set(self.in_flight_bytes as f64);
         self.metrics.journal_bytes.set(self.budget.used() as f64);
         self.metrics.journal_bytes_max.set(self.budget.max() as f64);
-    }
-
-    /// Without a sink: gives the oldest records up when the budget is nearly used.
-    fn keep(&self, stream: &mut Stream) -> Result<(), Box<dyn std::error::Error>> {
-        if self.has_room() {
-            return Ok(());
-        }
-        // Whole segments only: what can still be read is not lost.
-        let shared = stream.shared();
-        let end = match shared.oldest_segment_end()? {
-            Some(end) => end,
-            None if stream.source.dead.is_some() => shared.published_seq(),
-            None => return Ok(()),
-        };
-        let mut loss = Loss::default();
-        stream.give_up(end, |record| loss.add(record))?;
-        if loss.records > 0 {
-            info!(records = loss.records, "journal_bytes_max is reached: the oldest records go, their sum is stated");
-            self.losses.lock().unwrap_or_else(PoisonError::into_inner).push(loss);
-        }
-        Ok(())
     }
 
     fn has_room(&self) -> bool {

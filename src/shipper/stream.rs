@@ -261,19 +261,4 @@ impl Stream {
     pub fn close(self) -> Option<Arc<EpochDir>> {
         self.source.dead
     }
-
-    /// Reads on below `end` without sending: for records that are given up.
-    pub fn give_up(&mut self, end: u64, mut each: impl FnMut(&[u8])) -> Result<(), journal::Error> {
-        let end = end.min(self.shared().synced_seq());
-        while let Some(entry) = self.reader.next_below(end)? {
-            match entry {
-                Entry::Frame(frame) => each(&frame.payload),
-                Entry::Damaged(range) => error!(?range, "records lost to damage in the journal: a gap"),
-            }
-        }
-        self.cursor.advance(self.reader.next_seq())?;
-        self.acknowledged = Boundary { next_seq: self.reader.next_seq(), ..Boundary::default() };
-        self.source.shared.release_through(&self.cursor)?;
-        Ok(())
-    }
 }

@@ -195,6 +195,11 @@ pub(super) fn read_record(members: &Map<String, Value>) -> Result<UsageRecord, S
         folded: from.number("folded")?,
         requests: from.number("requests")?,
         software: from.text("software")?,
+        gap_epoch: from.number("gap_epoch")?,
+        gap_shard: from.small("gap_shard")?,
+        gap_first_seq: from.number("gap_first_seq")?,
+        gap_next_seq: from.number("gap_next_seq")?,
+        clock_step_us: from.number("clock_step_us")?,
     })
 }
 

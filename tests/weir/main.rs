@@ -8,6 +8,7 @@
 
 mod accounting;
 mod architecture;
+mod journal;
 mod kafka;
 mod kill;
 mod limits;

@@ -1,0 +1,135 @@
+//! Sums of what is not recorded one by one: requests while the journal is nearly full (*folding*), and closes that no record has
+//! room for (the *gap*).
+//!
+//! A sum lives in a slot of its own, as safe from a kill as any other; what a slot counted moves there in one step
+//! ([`crate::journal::Slot::move_into`]). Detail is lost, bytes are not: a folded sum keeps account, endpoint, hour and reason.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+
+use crate::event::Reason;
+use crate::journal::Slot;
+
+/// How many sums there may be at once in a shard; what would need another is summed up in the gap.
+pub const SUMS_MAX: usize = 1000;
+
+/// Whose requests a sum holds.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Account and endpoint, as a record's fields.
+    pub note: Vec<u8>,
+    /// The UTC hour, µs.
+    pub hour_us: i64,
+    /// Why they are not billable; `Unspecified` where they are.
+    pub reason: Reason,
+}
+
+/// A sum being made.
+pub struct Sum {
+    /// Where it is.
+    pub slot: Slot,
+    /// When it began, µs.
+    pub started_at_us: i64,
+}
+
+/// When request records give way to sums: percent of the journal's budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FoldMarks {
+    /// Begin above it; 100: never.
+    pub above_percent: u64,
+    /// End below it.
+    pub below_percent: u64,
+}
+
+impl FoldMarks {
+    /// Requests are always recorded one by one, while there is room.
+    pub const NEVER: Self = Self { above_percent: 100, below_percent: 100 };
+
+    /// Whether to fold from now on.
+    pub fn folds(self, is_folding: bool, used_percent: u64) -> bool {
+        self.above_percent < 100
+            && (used_percent >= self.above_percent || (is_folding && used_percent >= self.below_percent))
+    }
+}
+
+/// The sums of a shard.
+#[derive(Default)]
+pub struct Folding {
+    /// Requests are summed up.
+    pub is_on: Cell<bool>,
+    /// What was.
+    pub sums: RefCell<HashMap<Key, Sum>>,
+}
+
+impl Folding {
+    /// Sums of other hours than this one, or all.
+    pub fn keys(&self, but_hour_us: Option<i64>) -> Vec<Key> {
+        let sums = self.sums.borrow();
+        sums.keys().filter(|key| Some(key.hour_us) != but_hour_us).cloned().collect()
+    }
+}
+
+/// The account and endpoint of a note, as fields; a field stated twice takes the later value.
+pub fn whose(note: &[u8]) -> Vec<u8> {
+    let (mut account, mut endpoint): (&[u8], &[u8]) = (&[], &[]);
+    let mut at = 0;
+    while let Some((tag, value_at)) = varint(note, at) {
+        let Some((value, end)) = varint(note, value_at) else { break };
+        let end = match tag & 7 {
+            0 => end,
+            2 => end.saturating_add(usize::try_from(value).unwrap_or(usize::MAX)),
+            _ => break,
+        };
+        let Some(field) = note.get(at..end) else { break };
+        match tag >> 3 {
+            5 => account = field,
+            6 => endpoint = field,
+            _ => {}
+        }
+        at = end;
+    }
+    [account, endpoint].concat()
+}
+
+/// The number at `at`, and what is behind it.
+fn varint(bytes: &[u8], mut at: usize) -> Option<(u64, usize)> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let octet = *bytes.get(at)?;
+        at += 1;
+        value |= u64::from(octet & 0x7f) << shift;
+        if octet < 0x80 {
+            return Some((value, at));
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::{RequestNote, UsageRecord};
+    use crate::ids::Id;
+    use prost::Message;
+
+    #[test]
+    fn whose_it_is_is_the_last_that_was_said() {
+        let mut note = Vec::new();
+        RequestNote { account: "a", endpoint: "e", host: "h", ..RequestNote::default() }.encode(&mut note);
+        RequestNote::encode_id(Id([5; 16]), &mut note);
+        RequestNote { account: "b", method: "GET", ..RequestNote::default() }.encode(&mut note);
+        let record = UsageRecord::decode(whose(&note).as_slice()).unwrap();
+        assert_eq!((record.account.as_str(), record.endpoint.as_str(), record.host.as_str()), ("b", "e", ""));
+        for cut in 0..note.len() {
+            assert!(UsageRecord::decode(whose(&note[..cut]).as_slice()).is_ok(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn it_begins_above_one_mark_and_ends_below_the_other() {
+        let marks = FoldMarks { above_percent: 75, below_percent: 50 };
+        assert!(!marks.folds(false, 74) && marks.folds(false, 75));
+        assert!(marks.folds(true, 50) && !marks.folds(true, 49));
+        assert!(!FoldMarks::NEVER.folds(true, 100));
+    }
+}
