@@ -17,6 +17,9 @@ mod giving_up;
 mod pace;
 mod stream;
 
+#[cfg(test)]
+mod tests;
+
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -232,11 +235,7 @@ impl Work {
         self.metrics.sink_resent_batches.increment(unknown as u64);
         self.in_flight_bytes = 0;
         self.outcomes.clear();
-        for stream in &mut self.streams {
-            if let Err(error) = stream.rewind() {
-                error!(error = %chain(&error), "a journal cannot be read again");
-            }
-        }
+        self.streams.iter_mut().for_each(Stream::rewind);
     }
 
     fn down(&self, why: &str) {
@@ -307,7 +306,7 @@ impl Work {
             self.down(&complaint);
         }
         for stream in streams.iter_mut() {
-            stream.settle()?;
+            stream.settle();
             let all_safe = stream.in_flight() == 0 && stream.lag() == 0;
             stream.follow(now, all_safe && (stopping || stream.source.dead.is_some()))?;
         }

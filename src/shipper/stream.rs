@@ -30,7 +30,16 @@ struct Flight {
     end: Boundary,
     records: u64,
     bytes: u64,
-    safe: bool,
+    answer: Answer,
+}
+
+/// What the sink said of a batch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Answer {
+    None,
+    Safe,
+    /// It will not become safe: nothing behind it counts either, until it is sent again.
+    TooLarge,
 }
 
 /// Records that were read and not sent.
@@ -61,7 +70,9 @@ pub struct BatchMax {
 pub struct Stream {
     pub source: Source,
     pub cursor: Cursor,
-    reader: Reader,
+    /// None until it is opened at `read_from`.
+    reader: Option<Reader>,
+    read_from: u64,
     /// Everything before it is safe.
     acknowledged: Boundary,
     /// Everything before it was sent.
@@ -83,14 +94,14 @@ impl Stream {
     /// Goes on where the cursor is.
     pub fn open(source: Source, batch_max: BatchMax) -> Result<Self, journal::Error> {
         let cursor = Cursor::open(source.shared.directory())?;
-        let reader = Reader::open(source.shared.directory(), cursor.next_seq())?;
         let hash = Some(cursor.hash()).filter(|hash| *hash != [0; 32]);
         let at = Boundary { next_seq: cursor.next_seq(), hash: hash.map(Hash) };
         let now = Instant::now();
         Ok(Self {
             source,
             cursor,
-            reader,
+            reader: None,
+            read_from: at.next_seq,
             acknowledged: at,
             sent: at,
             flights: VecDeque::new(),
@@ -131,6 +142,7 @@ impl Stream {
         }
         let limit = self.shared().synced_seq();
         let batch_max = self.batch_max;
+        let reader = reader(&mut self.reader, &self.source.shared, self.read_from)?;
         let pending = &mut self.pending;
         let mut complete = hurry;
         loop {
@@ -138,7 +150,7 @@ impl Stream {
                 complete = true;
                 break;
             }
-            match self.reader.next_below(limit)? {
+            match reader.next_below(limit)? {
                 None => break,
                 Some(Entry::Frame(frame)) => {
                     if pending.records.is_empty() {
@@ -147,7 +159,7 @@ impl Stream {
                     }
                     if frame.seq != pending.first_seq + pending.records.len() as u64 {
                         // Behind damage: a batch is consecutive.
-                        self.reader = Reader::open(self.source.shared.directory(), frame.seq)?;
+                        (self.reader, self.read_from) = (None, frame.seq);
                         complete = true;
                         break;
                     }
@@ -167,19 +179,26 @@ impl Stream {
         let records = pending.records.len() as u64;
         assert_eq!(end.next_seq, pending.first_seq + records, "the sink took other records than it was given");
         self.sent = end;
-        self.flights.push_back(Flight { ticket, end: self.sent, records, bytes: pending.bytes as u64, safe: false });
+        self.flights.push_back(Flight {
+            ticket,
+            end: self.sent,
+            records,
+            bytes: pending.bytes as u64,
+            answer: Answer::None,
+        });
     }
 
     /// A batch is safe. How many records became acknowledged by it, and the batch's bytes.
     pub fn safe(&mut self, ticket: Ticket) -> (u64, u64) {
         let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else { return (0, 0) };
-        flight.safe = true;
-        self.batch_max.bytes = self.usual_bytes;
+        flight.answer = Answer::Safe;
         let bytes = flight.bytes;
         let mut records = 0;
-        while let Some(flight) = self.flights.front().filter(|flight| flight.safe) {
+        while let Some(flight) = self.flights.front().filter(|flight| flight.answer == Answer::Safe) {
             records += flight.records;
             self.acknowledged = flight.end;
+            // Only what goes on from where it was stuck makes batches larger again, or it would be stuck for ever.
+            self.batch_max.bytes = (self.batch_max.bytes * 2).min(self.usual_bytes);
             self.flights.pop_front();
         }
         (records, bytes)
@@ -188,51 +207,48 @@ impl Stream {
     /// A batch is too large for the sink: smaller ones follow once all others of this shard are answered. The bytes not in
     /// flight any more.
     pub fn too_large(&mut self, ticket: Ticket, why: &str) -> u64 {
-        let Some(at) = self.flights.iter().position(|flight| flight.ticket == ticket) else { return 0 };
-        let Some(flight) = self.flights.remove(at) else { return 0 };
+        let Some(flight) = self.flights.iter_mut().find(|flight| flight.ticket == ticket) else { return 0 };
+        flight.answer = Answer::TooLarge;
+        let (records, bytes, seq) = (flight.records, flight.bytes, flight.end.next_seq - 1);
         self.too_large = true;
-        if flight.records > 1 {
-            self.batch_max.bytes = (usize::try_from(flight.bytes).unwrap_or(usize::MAX) / 2).max(1);
+        if records > 1 {
+            self.batch_max.bytes = (usize::try_from(bytes).unwrap_or(usize::MAX) / 2).max(1);
         } else {
-            let seq = flight.end.next_seq - 1;
             let shared = self.shared();
             error!(
                 epoch = shared.epoch(),
                 shard = shared.shard(),
                 seq,
-                bytes = flight.bytes,
+                bytes,
                 why,
                 "a record is larger than the sink takes: it and what follows in its shard wait; raise max.message.bytes"
             );
             self.rests_until = Some(Instant::now() + Duration::from_secs(10));
         }
-        flight.bytes
+        bytes
     }
 
     /// Begins anew at what is acknowledged, if a batch was too large and all others are answered.
-    pub fn settle(&mut self) -> Result<(), journal::Error> {
-        if self.too_large && self.flights.iter().all(|flight| flight.safe) {
-            self.rewind()?;
+    pub fn settle(&mut self) {
+        if self.too_large && self.flights.iter().all(|flight| flight.answer != Answer::None) {
+            self.rewind();
         }
-        Ok(())
     }
 
     /// Forgets what was sent and not acknowledged: it is read and sent again.
-    pub fn rewind(&mut self) -> Result<(), journal::Error> {
+    pub fn rewind(&mut self) {
         self.flights.clear();
         self.pending = Pending::default();
         self.sent = self.acknowledged;
         self.too_large = false;
-        self.reader = Reader::open(self.source.shared.directory(), self.acknowledged.next_seq)?;
-        Ok(())
+        (self.reader, self.read_from) = (None, self.acknowledged.next_seq);
     }
 
     /// What is damaged at the end of a dead epoch will never be followed by a record: it counts as gone.
     fn pass_damaged_end(&mut self) {
         let idle = self.flights.is_empty() && self.pending.records.is_empty();
-        if self.source.dead.is_some() && idle && self.reader.next_seq() > self.acknowledged.next_seq {
-            self.acknowledged.next_seq = self.reader.next_seq();
-        }
+        let Some(reader) = self.reader.as_ref().filter(|_| self.source.dead.is_some() && idle) else { return };
+        self.acknowledged.next_seq = self.acknowledged.next_seq.max(reader.next_seq());
     }
 
     /// Lets the cursor follow, and frees what lies behind it.
@@ -260,5 +276,17 @@ impl Stream {
     /// Lets go of its files; the dead epoch it belonged to.
     pub fn close(self) -> Option<Arc<EpochDir>> {
         self.source.dead
+    }
+}
+
+/// The reader, opened if it is not.
+fn reader<'a>(
+    reader: &'a mut Option<Reader>,
+    shared: &Shared,
+    read_from: u64,
+) -> Result<&'a mut Reader, journal::Error> {
+    match reader {
+        Some(reader) => Ok(reader),
+        none => Ok(none.insert(Reader::open(shared.directory(), read_from)?)),
     }
 }

@@ -25,7 +25,7 @@ def checks(rig):
     script = [str(ROOT / "tests/kafka.sh")]
     environment = {**os.environ, "WEIR_KAFKA_DIR": str(rig.folder / "kafka")}
 
-    def kafka(*arguments, seconds=90):
+    def kafka(*arguments, seconds=150):
         return subprocess.run(script + [str(a) for a in arguments], env=environment, capture_output=True, timeout=seconds)
 
     started = kafka("start", "--port", port, "--until-exit-of", os.getpid())

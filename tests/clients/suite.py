@@ -21,7 +21,7 @@ FAMILIES = {
     "autobahn_cases": 600,
     "browser": 60,
     "postgres": 60,
-    "kafka_consumers": 120,
+    "kafka_consumers": 240,
     "h2_conformance": 90,
     "edges": 60,
     "smuggling": 120,

@@ -180,6 +180,12 @@ impl Sink for KafkaSink {
         }
         messages.extend(encoder.finish());
         let Some(end) = messages.last().map(|message| message.after) else { return Ok(Sent::Full) };
+        if messages.iter().any(|message| message.over_max) {
+            // One record alone is larger than the topic takes: the broker would refuse it, and what it is sent together with.
+            let why = format!("the topic takes {} bytes in one message", self.message_bytes_max);
+            self.too_large.push((ticket, why));
+            return Ok(Sent::Taken(end));
+        }
         if self.unsettled.is_empty() {
             self.heard_at = Instant::now();
         }

@@ -1,11 +1,14 @@
 //! The topic: there, or made; and what it lacks for records that must not be lost.
 
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use tracing::{debug, info};
 
 use super::super::Error;
@@ -105,7 +108,11 @@ impl std::fmt::Display for Shortcoming {
     }
 }
 
-struct Quiet;
+/// Keeps the last thing that went wrong: an answer that does not come says nothing of why.
+#[derive(Default)]
+struct Quiet {
+    complaint: Mutex<Option<String>>,
+}
 
 impl ClientContext for Quiet {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
@@ -114,7 +121,18 @@ impl ClientContext for Quiet {
 
     fn error(&self, error: KafkaError, reason: &str) {
         debug!(%error, reason, "librdkafka");
+        // That all brokers are down says less than why.
+        let mut complaint = self.complaint.lock().unwrap_or_else(PoisonError::into_inner);
+        if complaint.is_none() || error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            *complaint = Some(reason.to_owned());
+        }
     }
+}
+
+impl ProducerContext for Quiet {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, (): ()) {}
 }
 
 /// What the topic is like; it is made if it is missing and may be. Waits at most a few times this long.
@@ -132,8 +150,19 @@ fn look(config: &KafkaSink, wait: Duration, create: bool) -> Result<Topic, Error
         let servers = config.bootstrap_servers.clone();
         move |source| Error::Kafka { operation, servers, source }
     };
-    let admin = AdminClient::from_config_and_context(&super::client(config), Quiet).map_err(failed("ask"))?;
-    let found = partitions(&admin, config, wait).map_err(failed("ask for the topic"))?;
+    let admin =
+        AdminClient::from_config_and_context(&super::client(config), Quiet::default()).map_err(failed("ask"))?;
+    // What a client has to say of itself is heard by polling it, which only a producer lets us do.
+    let asker =
+        BaseProducer::from_config_and_context(&super::client(config), Quiet::default()).map_err(failed("ask"))?;
+    let found = partitions(&asker, config, wait).map_err(|source| {
+        asker.poll(Duration::from_millis(20));
+        let complaint = asker.context().complaint.lock().unwrap_or_else(PoisonError::into_inner).take();
+        match complaint {
+            Some(why) => Error::Topic { topic: config.topic.clone(), why: format!("it cannot be asked for: {why}") },
+            None => failed("ask for the topic")(source),
+        }
+    })?;
     let (partitions, replicas) = match found {
         Found::Partitions { count, replicas } => (count, replicas),
         Found::Refused(code) => {
@@ -164,9 +193,9 @@ enum Found {
     Refused(RDKafkaErrorCode),
 }
 
-fn partitions(admin: &AdminClient<Quiet>, config: &KafkaSink, wait: Duration) -> Result<Found, KafkaError> {
+fn partitions(asker: &BaseProducer<Quiet>, config: &KafkaSink, wait: Duration) -> Result<Found, KafkaError> {
     // All topics: asking for one that is missing can make it, with whatever the broker's defaults are.
-    let metadata = admin.inner().fetch_metadata(None, wait)?;
+    let metadata = asker.client().fetch_metadata(None, wait)?;
     let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == config.topic) else {
         return Ok(Found::Missing);
     };

@@ -108,6 +108,11 @@ impl Kafka {
 
     /// A sink that writes to this topic, with more lines of `[sink.kafka]`.
     pub fn sink(&self, topic: &str, more: &str) -> String {
+        if let Kind::Mock(_) = self.kind {
+            // The mock cluster makes no topic when it is asked to.
+            let topic = topic.to_owned();
+            self.mocked(move |cluster| drop(cluster.create_topic(&topic, 3, 1)));
+        }
         let replication = if let Kind::Real { brokers: 3.., .. } = self.kind { 3 } else { 1 };
         format!(
             "kind = \"kafka\"\nbootstrap_servers = \"{}\"\ntopic = \"{topic}\"\n[sink.kafka]\npartitions = 3\n\
