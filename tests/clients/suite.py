@@ -18,7 +18,7 @@ FAMILIES = {
     "grpc_calls": 60,
     "websocket_clients": 60,
     "websocket_cases": 60,
-    "autobahn_cases": 600,
+    "autobahn_cases": 900,
     "browser": 60,
     "postgres": 60,
     "kafka_consumers": 240,
