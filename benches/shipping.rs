@@ -19,7 +19,7 @@ use weir::shipper::{Shipper, Source};
 use weir::units::Counters;
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -125,7 +125,7 @@ fn records() -> Vec<Vec<u8>> {
             upstream_received: 160 + size,
             ..Default::default()
         };
-        Tail {
+        let tail = Tail {
             kind: Kind::Request,
             phase: Phase::Close,
             started_at_us: now_us,
@@ -133,14 +133,17 @@ fn records() -> Vec<Vec<u8>> {
             status: 200,
             end: End::Done,
             reason: Reason::Unspecified,
-            deltas: moved,
-            totals: moved,
+            deltas: &moved,
+            totals: &moved,
             audit: "",
             uncertain_bytes: 0,
             folded: 0,
             requests: 0,
-        }
-        .encode(&mut record);
+        };
+        let from = record.len();
+        record.resize(from + tail.bytes_max(), 0);
+        let used = tail.encode(&mut record[from..]);
+        record.truncate(from + used);
         records.push(record);
     }
     records

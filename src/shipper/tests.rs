@@ -104,7 +104,7 @@ fn work(sink: Moody, budget: Arc<Budget>) -> Work {
         answered_at: now,
         gauges_at: now,
         budget,
-        losses: Losses::default(),
+        giving_up: super::giving_up::GivingUp::new(Losses::default()),
         metrics: metrics(),
         status: Arc::<Status>::default(),
         streams: Vec::new(),

@@ -84,6 +84,11 @@ pub(super) fn full_record() -> UsageRecord {
         folded: 62,
         requests: 63,
         software: text("software"),
+        gap_epoch: 3,
+        gap_shard: 1,
+        gap_first_seq: 20,
+        gap_next_seq: 60,
+        clock_step_us: -3_600_000_000,
         ..Default::default()
     }
 }
