@@ -27,7 +27,43 @@ pub struct Loss {
     pub records: u64,
     /// What their sessions moved.
     pub counters: Counters,
+    /// Ranges of other shards that gap records among them named: they go on being named.
+    pub elsewhere: Vec<SeqRange>,
     stated: Arc<AtomicBool>,
+}
+
+/// Consecutive seqs of one shard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeqRange {
+    /// Epoch of the shard.
+    pub epoch: u32,
+    /// The shard.
+    pub shard: u16,
+    /// The first seq.
+    pub first_seq: u64,
+    /// The seq behind the last one.
+    pub next_seq: u64,
+}
+
+impl SeqRange {
+    /// The range that a gap record names, if it names one.
+    fn of(record: &UsageRecord) -> Option<Self> {
+        let range = Self {
+            epoch: u32::try_from(record.gap_epoch).ok()?,
+            shard: u16::try_from(record.gap_shard).ok()?,
+            first_seq: u64::try_from(record.gap_first_seq).ok()?,
+            next_seq: u64::try_from(record.gap_next_seq).ok()?,
+        };
+        (range.next_seq > range.first_seq).then_some(range)
+    }
+
+    /// The range, as a gap record names it.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        number(to, 65, u64::from(self.epoch));
+        number(to, 66, u64::from(self.shard));
+        number(to, 67, self.first_seq);
+        number(to, 68, self.next_seq);
+    }
 }
 
 /// Losses on their way to a worker that can record them.
@@ -43,6 +79,7 @@ impl Loss {
             next_seq: first_seq,
             records: 0,
             counters: Counters::default(),
+            elsewhere: Vec::new(),
             stated: Arc::default(),
         }
     }
@@ -58,10 +95,23 @@ impl Loss {
         if matches!(record.kind(), Kind::Session | Kind::Gap) {
             self.counters = self.counters.checked_add(&record.deltas()).unwrap_or(self.counters);
         }
-        // What went before of the same shard is a part of this from here on.
-        let same = (record.gap_epoch, record.gap_shard) == (i64::from(self.epoch), i32::from(self.shard));
-        if same && record.gap_next_seq > 0 {
-            self.first_seq = self.first_seq.min(u64::try_from(record.gap_first_seq).unwrap_or(0));
+        let Some(range) = SeqRange::of(&record) else { return };
+        if (range.epoch, range.shard) == (self.epoch, self.shard) {
+            // What went before of the same shard is a part of this from here on.
+            self.first_seq = self.first_seq.min(range.first_seq);
+            return;
+        }
+        let touches = |known: &&mut SeqRange| {
+            (known.epoch, known.shard) == (range.epoch, range.shard)
+                && known.first_seq <= range.next_seq
+                && range.first_seq <= known.next_seq
+        };
+        match self.elsewhere.iter_mut().find(touches) {
+            Some(known) => {
+                known.first_seq = known.first_seq.min(range.first_seq);
+                known.next_seq = known.next_seq.max(range.next_seq);
+            }
+            None => self.elsewhere.push(range),
         }
     }
 
@@ -75,12 +125,9 @@ impl Loss {
         self.stated.store(true, Ordering::Release);
     }
 
-    /// The range, as a gap record names it.
-    pub fn encode_range(&self, to: &mut Vec<u8>) {
-        number(to, 65, u64::from(self.epoch));
-        number(to, 66, u64::from(self.shard));
-        number(to, 67, self.first_seq);
-        number(to, 68, self.next_seq);
+    /// The range that goes.
+    pub fn range(&self) -> SeqRange {
+        SeqRange { epoch: self.epoch, shard: self.shard, first_seq: self.first_seq, next_seq: self.next_seq }
     }
 }
 
@@ -103,14 +150,16 @@ mod tests {
         };
         loss.add(&gap(3, 0).encode_to_vec());
         assert_eq!((loss.first_seq, loss.records, loss.counters.sent_app), (50, 7, 5));
+        loss.add(&UsageRecord { gap_first_seq: 50, gap_next_seq: 60, ..gap(3, 0) }.encode_to_vec());
+        assert_eq!(loss.elsewhere, [SeqRange { epoch: 3, shard: 0, first_seq: 20, next_seq: 60 }]);
         loss.add(&gap(3, 1).encode_to_vec());
         loss.add(
             &UsageRecord { kind: Kind::Request as i32, sent_app_bytes: 9, ..UsageRecord::default() }.encode_to_vec(),
         );
-        assert_eq!((loss.first_seq, loss.records, loss.counters.sent_app), (20, 15, 10));
+        assert_eq!((loss.first_seq, loss.records, loss.counters.sent_app), (20, 22, 15));
         loss.next_seq = 60;
         let mut bytes = Vec::new();
-        loss.encode_range(&mut bytes);
+        loss.range().encode(&mut bytes);
         let read = UsageRecord::decode(bytes.as_slice()).unwrap();
         assert_eq!((read.gap_epoch, read.gap_shard, read.gap_first_seq, read.gap_next_seq), (3, 1, 20, 60));
         assert!(!loss.is_stated());

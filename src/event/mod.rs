@@ -14,7 +14,7 @@ mod loss;
 mod print;
 
 pub use encode::{RequestNote, SessionNote, Tail};
-pub use loss::{Loss, Losses};
+pub use loss::{Loss, Losses, SeqRange};
 pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
 
 /// Types generated from `weir.usage.v1`.

@@ -73,7 +73,8 @@ impl Writer {
         Ok(writer)
     }
 
-    /// A writer whose first segment is a new one, at `next_seq`.
+    /// A writer whose first segment is a new one, at `next_seq`. It may pass the budget: a journal that its predecessors have
+    /// filled keeps nobody from starting, and what they left is shipped, or given up, only by one who runs.
     pub(super) fn start(
         shared: Arc<Shared>,
         next_seq: u64,
@@ -81,11 +82,7 @@ impl Writer {
         beyond_budget: bool,
     ) -> Result<Self, Error> {
         let bytes = shared.options.segment_bytes;
-        if !shared.take_budget(bytes, beyond_budget) {
-            let path = shared.directory.clone();
-            let source = std::io::Error::from(std::io::ErrorKind::StorageFull);
-            return Err(io_error("start a journal within journal_bytes_max in", &path)(source));
-        }
+        shared.take_budget(bytes, true);
         let unnamed = shared.directory.join("seg.new");
         let spare = shared.allocate(&unnamed).inspect_err(|_| {
             shared.give_budget(bytes);

@@ -20,7 +20,7 @@ use tracing::{debug, error, info, warn};
 
 use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Sum, whose};
 use crate::clock::{Clock, HOUR_US, hour_of};
-use crate::event::{End, Kind, Loss, Phase, Reason, RequestNote, Tail};
+use crate::event::{End, Kind, Loss, Phase, Reason, RequestNote, SeqRange, Tail};
 use crate::ids::{Id, IdSource};
 use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Slot, SlotKind, SlotsFull, Writer};
 use crate::metrics::Metrics;
@@ -671,19 +671,26 @@ impl Recorder {
         });
     }
 
+    /// The seq of the last record that states the loss: one for what goes, and one, without bytes, for each range of another
+    /// shard that would not be named any more. If only some can be written, all are written again.
+    fn write_loss(&self, loss: &Loss) -> Result<u64, AppendError> {
+        let mut seq = self.write_gap(loss.records, &loss.counters, loss.range())?;
+        for range in &loss.elsewhere {
+            seq = self.write_gap(0, &Counters::default(), *range)?;
+        }
+        Ok(seq)
+    }
+
     /// No slot is needed: until the record is durable, what it stands for is there. It may go beyond the budget, or nothing could
     /// ever be freed.
-    fn write_loss(&self, loss: &Loss) -> Result<u64, AppendError> {
+    fn write_gap(&self, records: u64, counters: &Counters, range: SeqRange) -> Result<u64, AppendError> {
         let now_us = self.now_us();
         let stamp_us = self.stamp(now_us);
-        let tail = Tail {
-            folded: loss.records,
-            ..tail(Kind::Gap, Phase::Close, stamp_us, stamp_us, &loss.counters, &loss.counters)
-        };
+        let tail = Tail { folded: records, ..tail(Kind::Gap, Phase::Close, stamp_us, stamp_us, counters, counters) };
         let mut payload = vec![0; tail.bytes_max()];
         let used = tail.encode(&mut payload);
         payload.truncate(used);
-        loss.encode_range(&mut payload);
+        range.encode(&mut payload);
         let mut writer = self.writer.borrow_mut();
         writer.allow_beyond_budget(true);
         let written = writer.append(&payload);
