@@ -179,17 +179,18 @@ impl Work {
         let mut pause = RETRY;
         let mut stop_by = None;
         loop {
+            // Read before the inbox is: what was put there before the word to stop is shipped.
             let stopping = stop.load(Ordering::Acquire);
-            if stopping {
-                let by = *stop_by.get_or_insert_with(|| Instant::now() + STOP_MAX);
-                if self.sink.is_none() || self.is_idle() || Instant::now() >= by {
-                    return self.end();
-                }
-            }
             for source in inbox.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
                 match Stream::open(source, self.batch_max) {
                     Ok(stream) => self.streams.push(stream),
                     Err(error) => error!(error = %chain(&error), "a journal cannot be read: it stays where it is"),
+                }
+            }
+            if stopping {
+                let by = *stop_by.get_or_insert_with(|| Instant::now() + STOP_MAX);
+                if self.sink.is_none() || self.is_idle() || Instant::now() >= by {
+                    return self.end();
                 }
             }
             match self.round(stopping) {
