@@ -1,17 +1,17 @@
 //! From the journal to the sink: one thread, which owns every shard's cursor.
 //!
 //! Only records that survive a power cut are shipped, in batches, without waiting for one before sending the next. The cursor
-//! follows what the sink has acknowledged without a hole, and segments are freed behind it ([`stream`]). Whatever else
+//! follows what the sink has acknowledged without a hole, and segments are freed behind it (`stream`). Whatever else
 //! happens to a batch (refused, given up, no word of it), everything of its shard that is not acknowledged is read again from
 //! the journal and sent again: nothing is skipped, nothing is dropped here, and what comes twice readers know by its seq.
 //!
 //! * **When the sink is slow or down**: at most `in_flight_bytes_max` are under way; the rest waits in the journal. It is asked
-//!   again with growing pauses, and goes on by itself. Then records go at `drain_bytes_per_s_max` at most ([`pace`]), and this
+//!   again with growing pauses, and goes on by itself. Then records go at `drain_bytes_per_s_max` at most (`pace`), and this
 //!   thread and those of the sink give way to the workers (nice 5), so that live traffic keeps its latency.
 //! * **What survives a crash**: the cursor. What was acknowledged since it was last written is sent again.
 //!
 //! *With sink `none`* the journal itself is the log. It is kept until the budget is nearly used up; then the oldest
-//! records go, once their sum is stated in a gap record ([`giving_up`]).
+//! records go, once their sum is stated in a gap record (`giving_up`).
 
 mod giving_up;
 mod pace;

@@ -61,8 +61,10 @@
 //! | the predecessor of a broken link after all | [`Finding::Mended`] | taken |
 //! | no `previous_hash` although records come before | [`Finding::Restarted`] | taken |
 //!
-//! Not checked: that a repeated record says the same as before, and anything of a stream that never sent a message (a
-//! node's `weir.usage` heartbeat records are for that). Without keys everything is only as true as the broker.
+//! Not proven: that a repeated record says the same as before (the first one counts), and that a stream's newest records are
+//! there: a tail that has not come is no gap yet. [`Stream::is_complete`] says whether the record with which the node closed
+//! the shard came, with everything before it. Without keys everything is only as true as the broker, and who can write to
+//! the topic can invent a stream.
 //!
 //! # Memory and crashes
 //!

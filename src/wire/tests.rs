@@ -95,8 +95,11 @@ pub(super) fn full_record() -> UsageRecord {
 
 /// A small record that says which it is.
 pub(super) fn record(seq: u64) -> Vec<u8> {
-    let at = 1_700_000_000_000_000 + i64::try_from(seq).unwrap();
-    UsageRecord { kind: Kind::Request.into(), at, ..Default::default() }.encode_to_vec()
+    UsageRecord { kind: Kind::Request.into(), at: at_of(seq), ..Default::default() }.encode_to_vec()
+}
+
+pub(super) fn at_of(seq: u64) -> i64 {
+    1_700_000_000_000_000 + i64::try_from(seq).unwrap()
 }
 
 fn node_close() -> Vec<u8> {
