@@ -22,7 +22,7 @@ use weir::wire::{
 
 /// As in weir itself.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 const RECORDS: usize = 20_000;
 const ROUNDS: usize = 15;
