@@ -125,7 +125,7 @@ fn records() -> Vec<Vec<u8>> {
             upstream_received: 160 + size,
             ..Default::default()
         };
-        let tail = Tail {
+        Tail {
             kind: Kind::Request,
             phase: Phase::Close,
             started_at_us: now_us,
@@ -139,11 +139,8 @@ fn records() -> Vec<Vec<u8>> {
             uncertain_bytes: 0,
             folded: 0,
             requests: 0,
-        };
-        let from = record.len();
-        record.resize(from + tail.bytes_max(), 0);
-        let used = tail.encode(&mut record[from..]);
-        record.truncate(from + used);
+        }
+        .append(&mut record);
         records.push(record);
     }
     records

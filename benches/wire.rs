@@ -223,7 +223,7 @@ const ACCOUNTS: [(&str, &str); 4] = [
 ];
 
 fn tail(kind: Kind, (started_at_us, at_us): (i64, i64), status: u16, moved: Counters, to: &mut Vec<u8>) {
-    let tail = Tail {
+    Tail {
         kind,
         phase: Phase::Close,
         started_at_us,
@@ -237,11 +237,8 @@ fn tail(kind: Kind, (started_at_us, at_us): (i64, i64), status: u16, moved: Coun
         uncertain_bytes: 0,
         folded: 0,
         requests: 0,
-    };
-    let at = to.len();
-    to.resize(at + tail.bytes_max(), 0);
-    let used = tail.encode(&mut to[at..]);
-    to.truncate(at + used);
+    }
+    .append(to);
 }
 
 /// The same numbers every time.

@@ -4,6 +4,7 @@
 //! for the disk of a node that will not start again: it works on a copy, in which it closes what was left open, so that its records
 //! state every byte that the node counted.
 
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io::{BufWriter, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -155,10 +156,10 @@ fn export(state: &Path, to: &Path, form: ExportForm, unshipped: bool, as_is: boo
     let file = file.with_context(|| format!("cannot make {}", to.display()))?;
     let mut out = Exported { out: BufWriter::new(file), form, batch: UsageBatch::default(), records: 0 };
     for epoch in epochs(state)? {
-        let closed = if epoch.live || as_is { None } else { Some(close_copy(state, &epoch, to)?) };
+        let closed = if epoch.live || as_is { None } else { Some(close_copy(&epoch, to)?) };
         for shard in &epoch.shards {
             let path = match &closed {
-                Some(copy) => copy.shard_path(epoch.epoch, shard.shard),
+                Some(copy) => copy.epoch.join(name_of(&shard.path)?),
                 None => shard.path.clone(),
             };
             one_shard(&path, epoch.epoch, shard, unshipped, &mut out)?;
@@ -200,13 +201,15 @@ fn one_shard(path: &Path, epoch: u32, shard: &ShardListing, unshipped: bool, out
 
 /// A copy of a dead epoch, removed again when this is dropped.
 struct ClosedCopy {
+    /// The state directory that holds nothing else.
     path: PathBuf,
+    /// The epoch's directory in it.
+    epoch: PathBuf,
 }
 
-impl ClosedCopy {
-    fn shard_path(&self, epoch: u32, shard: u16) -> PathBuf {
-        self.path.join(format!("epoch-{epoch:010}/shard-{shard:02}"))
-    }
+/// Directories in the copy are named as in the original.
+fn name_of(directory: &Path) -> anyhow::Result<&OsStr> {
+    directory.file_name().with_context(|| format!("{} has no name", directory.display()))
 }
 
 impl Drop for ClosedCopy {
@@ -218,12 +221,12 @@ impl Drop for ClosedCopy {
 }
 
 /// Copies a dead epoch beside the output and closes there what the node left open.
-fn close_copy(state: &Path, epoch: &EpochListing, to: &Path) -> anyhow::Result<ClosedCopy> {
+fn close_copy(epoch: &EpochListing, to: &Path) -> anyhow::Result<ClosedCopy> {
     let mut path = to.as_os_str().to_owned();
     path.push(".closing");
-    let copy = ClosedCopy { path: PathBuf::from(path) };
-    let name = format!("epoch-{:010}", epoch.epoch);
-    let copied = copy_tree(&state.join(&name), &copy.path.join(&name));
+    let path = PathBuf::from(path);
+    let copy = ClosedCopy { epoch: path.join(name_of(&epoch.path)?), path };
+    let copied = copy_tree(&epoch.path, &copy.epoch);
     copied.with_context(|| format!("cannot copy epoch {} to {}", epoch.epoch, copy.path.display()))?;
     let opened = StateDir::open(&copy.path)?;
     for dead in opened.abandoned()? {

@@ -145,6 +145,14 @@ impl Tail<'_> {
         if self.audit.is_empty() { used } else { self.encode_audit(room, used) }
     }
 
+    /// Appends the tail's bytes.
+    pub fn append(&self, to: &mut Vec<u8>) {
+        let at = to.len();
+        to.resize(at + self.bytes_max(), 0);
+        let used = self.encode(&mut to[at..]);
+        to.truncate(at + used);
+    }
+
     #[cold]
     fn encode_audit(&self, room: &mut [u8], used: usize) -> usize {
         let mut audit = Vec::with_capacity(12 + self.audit.len());

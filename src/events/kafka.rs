@@ -171,17 +171,12 @@ fn properties(args: &EventsArgs) -> anyhow::Result<BTreeMap<String, String>> {
     Ok(properties)
 }
 
-/// Public keys in PEM are ed25519; anything else is a secret.
 fn keys(args: &EventsArgs) -> anyhow::Result<Vec<VerifyingKey>> {
     let mut keys = Vec::new();
     for given in &args.keys {
         let Some((id, file)) = given.split_once('=') else { bail!("--verify is written KEY-ID=FILE") };
         let bytes = std::fs::read(file).with_context(|| format!("cannot read {file}"))?;
-        keys.push(if bytes.starts_with(b"-----BEGIN") {
-            VerifyingKey::ed25519(id, &bytes)?
-        } else {
-            VerifyingKey::hmac_sha256(id, bytes.trim_ascii_end())?
-        });
+        keys.push(VerifyingKey::of_file(id, &bytes)?);
     }
     Ok(keys)
 }

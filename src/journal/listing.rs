@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use super::cursor::Cursor;
 use super::segment::{FirstPage, Names};
 use super::segment_file::SegmentFile;
-use super::statedir::{epoch_path, epochs, is_live, shards};
+use super::statedir::{epoch_path, epochs, is_live, shard_path, shards};
 use super::{Error, io_error};
 
 /// A shard, as [`list`] finds it.
@@ -34,6 +34,8 @@ pub struct ShardListing {
 pub struct EpochListing {
     /// Its number.
     pub epoch: u32,
+    /// Its directory.
+    pub path: PathBuf,
     /// Whether a process is writing it.
     pub live: bool,
     /// Its shards, in order.
@@ -45,12 +47,10 @@ pub fn list(state_dir: &Path) -> Result<Vec<EpochListing>, Error> {
     let mut listing = Vec::new();
     for epoch in epochs(state_dir)? {
         let path = epoch_path(state_dir, epoch);
-        let mut found = EpochListing { epoch, live: is_live(&path)?, shards: Vec::new() };
-        for shard in shards(&path)? {
-            let directory = path.join(format!("shard-{shard:02}"));
-            found.shards.push(list_shard(directory, epoch, shard)?);
-        }
-        listing.push(found);
+        let live = is_live(&path)?;
+        let found = shards(&path)?.into_iter().map(|shard| list_shard(shard_path(&path, shard), epoch, shard));
+        let shards = found.collect::<Result<_, _>>()?;
+        listing.push(EpochListing { epoch, path, live, shards });
     }
     Ok(listing)
 }

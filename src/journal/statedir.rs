@@ -144,7 +144,7 @@ impl EpochDir {
 
     /// The directory of a shard: what [`super::Reader`] and [`super::Cursor`] open.
     pub fn shard_path(&self, shard: u16) -> PathBuf {
-        self.path.join(format!("shard-{shard:02}"))
+        shard_path(&self.path, shard)
     }
 
     /// Whether the machine has been started anew since this epoch was claimed: not only the process died, and what was not synced may be
@@ -167,6 +167,10 @@ impl EpochDir {
 
 pub(super) fn epoch_path(state_dir: &Path, epoch: u32) -> PathBuf {
     state_dir.join(format!("epoch-{epoch:010}"))
+}
+
+pub(super) fn shard_path(epoch_path: &Path, shard: u16) -> PathBuf {
+    epoch_path.join(format!("shard-{shard:02}"))
 }
 
 /// The epochs in a state directory, in order.

@@ -363,9 +363,8 @@ impl Recorder {
         let now_us = self.now_us();
         let none = Counters::default();
         let tail = tail(Kind::Node, phase, self.stamp(started_at_us), self.stamp(now_us), &none, &none);
-        let mut payload = vec![0; tail.bytes_max()];
-        let used = tail.encode(&mut payload);
-        payload.truncate(used);
+        let mut payload = Vec::new();
+        tail.append(&mut payload);
         prost::encoding::string::encode(64, &software(), &mut payload);
         if clock_step_us != 0 {
             prost::encoding::int64::encode(69, &clock_step_us, &mut payload);
@@ -591,9 +590,8 @@ impl Recorder {
         let counted = totals_of(kind, counted);
         let note = slot.note();
         let tail = Tail { reason, folded, ..tail(kind, Phase::Close, started_at_us, stamp_us, &counted, &counted) };
-        let mut payload = vec![0; tail.bytes_max()];
-        let used = tail.encode(&mut payload);
-        payload.truncate(used);
+        let mut payload = Vec::new();
+        tail.append(&mut payload);
         payload.extend_from_slice(&note);
         let mut writer = self.writer.borrow_mut();
         slot.begin_record(writer.next_seq(), &counted, true);
@@ -687,9 +685,8 @@ impl Recorder {
         let now_us = self.now_us();
         let stamp_us = self.stamp(now_us);
         let tail = Tail { folded: records, ..tail(Kind::Gap, Phase::Close, stamp_us, stamp_us, counters, counters) };
-        let mut payload = vec![0; tail.bytes_max()];
-        let used = tail.encode(&mut payload);
-        payload.truncate(used);
+        let mut payload = Vec::new();
+        tail.append(&mut payload);
         range.encode(&mut payload);
         let mut writer = self.writer.borrow_mut();
         writer.allow_beyond_budget(true);

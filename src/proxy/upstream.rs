@@ -266,29 +266,36 @@ pub fn pick(wanted: &Wanted) -> Result<Arc<Member>, ConnectError> {
     member.ok_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone()))
 }
 
-/// A connection to this server, or, while one cannot be connected to, to another: as often as configured, for no octet of
-/// the request has left then.
+/// The server to try after this one could not be connected to; the error where there is none, or it was tried as often as
+/// configured. No octet of the request has left then.
+fn next_server(
+    wanted: &Wanted,
+    failed: &Member,
+    error: ConnectError,
+    tried: &mut Vec<SocketAddr>,
+) -> Result<Arc<Member>, ConnectError> {
+    failed.failed();
+    if tried.len() >= wanted.upstream.config.retries as usize {
+        return Err(error);
+    }
+    debug!(%error, server = %failed.name, "connect failed, trying another server");
+    wanted.session.worker.metrics.upstream_retries.increment(1);
+    tried.push(failed.address);
+    wanted.upstream.group.pick(tried).ok_or(error)
+}
+
+/// A connection to this server or, while one cannot be connected to, to another.
 pub async fn connection(wanted: &Wanted, first: Arc<Member>) -> Result<Connection, ConnectError> {
-    let worker = &wanted.session.worker;
     let mut member = first;
     let mut tried = Vec::new();
     loop {
         if let Some(connection) = existing(wanted, &member) {
             return Ok(connection);
         }
-        let error = match new_connection(wanted, &member).await {
+        member = match new_connection(wanted, &member).await {
             Ok(connection) => return Ok(connection),
-            Err(error) => error,
+            Err(error) => next_server(wanted, &member, error, &mut tried)?,
         };
-        member.failed();
-        if tried.len() >= wanted.upstream.config.retries as usize {
-            return Err(error);
-        }
-        debug!(%error, server = %member.name, "connect failed, trying another server");
-        worker.metrics.upstream_retries.increment(1);
-        tried.push(member.address);
-        let Some(next) = wanted.upstream.group.pick(&tried) else { return Err(error) };
-        member = next;
     }
 }
 
@@ -328,12 +335,7 @@ async fn new_connection(wanted: &Wanted, member: &Arc<Member>) -> Result<Connect
     let mut key = key_of(wanted, member);
     let link = Rc::new(Link::new(&wanted.session, wanted.index));
     let alpn = if wanted.upgrade { Alpn::H1 } else { Alpn::Configured };
-    let connect = connect(upstream, member, wanted, link.clone(), alpn);
-    let Ok(stream) = tokio::time::timeout(upstream.config.connect_timeout, connect).await else {
-        return Err(ConnectError::Timeout(member.name.clone()));
-    };
-    let stream = stream.map_err(|source| ConnectError::Io { server: member.name.clone(), source })?;
-    wanted.session.worker.metrics.upstream_connections.increment(1);
+    let stream = connect(wanted, member, link.clone(), alpn).await?;
     key.h2 = !wanted.upgrade && (stream.negotiated_h2() || upstream.prior_knowledge_h2(wanted.grpc));
     if key.h2 {
         return new_h2(wanted, member, key, stream, link).await;
@@ -341,14 +343,20 @@ async fn new_connection(wanted: &Wanted, member: &Arc<Member>) -> Result<Connect
     Ok(new_h1(wanted, member, key, stream, link).await)
 }
 
+/// Connects within the configured time.
+async fn connect(wanted: &Wanted, member: &Member, link: Rc<Link>, alpn: Alpn) -> Result<LinkStream, ConnectError> {
+    let limit = wanted.upstream.config.connect_timeout;
+    let Ok(stream) = tokio::time::timeout(limit, establish(wanted, member, link, alpn)).await else {
+        return Err(ConnectError::Timeout(member.name.clone()));
+    };
+    let stream = stream.map_err(|source| ConnectError::Io { server: member.name.clone(), source })?;
+    wanted.session.worker.metrics.upstream_connections.increment(1);
+    Ok(stream)
+}
+
 /// TCP, then what the configuration puts in front of HTTP.
-async fn connect(
-    upstream: &UpstreamSetup,
-    member: &Member,
-    wanted: &Wanted,
-    link: Rc<Link>,
-    alpn: Alpn,
-) -> std::io::Result<LinkStream> {
+async fn establish(wanted: &Wanted, member: &Member, link: Rc<Link>, alpn: Alpn) -> std::io::Result<LinkStream> {
+    let upstream = &wanted.upstream;
     let tcp = TcpStream::connect(member.address).await?;
     tcp.set_nodelay(true)?;
     let mut stream = LinkStream::plain(tcp, link);
@@ -390,33 +398,18 @@ fn with_alpn(tls: &Arc<rustls::ClientConfig>, alpn: Alpn) -> Arc<rustls::ClientC
 
 /// Connects raw: a tunnel of bytes, nothing of HTTP.
 pub async fn raw(wanted: &Wanted) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
-    let worker = &wanted.session.worker;
+    let mut member = pick(wanted)?;
     let mut tried = Vec::new();
-    let mut last = None;
     loop {
-        let Some(member) = wanted.upstream.group.pick(&tried) else {
-            return Err(last.unwrap_or_else(|| ConnectError::NoServer(wanted.upstream.config.name.clone())));
-        };
         let link = Rc::new(Link::new(&wanted.session, wanted.index));
-        let connect = connect(&wanted.upstream, &member, wanted, link, Alpn::Nothing);
-        let result = tokio::time::timeout(wanted.upstream.config.connect_timeout, connect).await;
-        let error = match result {
-            Ok(Ok(stream)) => {
-                worker.metrics.upstream_connections.increment(1);
+        match connect(wanted, &member, link, Alpn::Nothing).await {
+            Ok(stream) => {
                 member.succeeded();
                 let in_flight = member.started();
                 return Ok((stream, member, in_flight));
             }
-            Ok(Err(source)) => ConnectError::Io { server: member.name.clone(), source },
-            Err(_) => ConnectError::Timeout(member.name.clone()),
-        };
-        member.failed();
-        if tried.len() >= wanted.upstream.config.retries as usize {
-            return Err(error);
+            Err(error) => member = next_server(wanted, &member, error, &mut tried)?,
         }
-        worker.metrics.upstream_retries.increment(1);
-        tried.push(member.address);
-        last = Some(error);
     }
 }
 

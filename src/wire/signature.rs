@@ -26,7 +26,17 @@ enum Secret {
     Ed25519(Ed25519KeyPair),
 }
 
+/// A key file in PEM is ed25519; anything else is a shared secret, which ends before the white space that an editor adds.
+fn is_pem(file: &[u8]) -> bool {
+    file.starts_with(b"-----BEGIN")
+}
+
 impl SigningKey {
+    /// What a key file holds: a private key as [`Self::ed25519`] takes it, or a secret as [`Self::hmac_sha256`] does.
+    pub fn of_file(id: &str, file: &[u8]) -> Result<Self, Error> {
+        if is_pem(file) { Self::ed25519(id, file) } else { Self::hmac_sha256(id, file.trim_ascii_end()) }
+    }
+
     /// A shared secret of at least 16 bytes.
     pub fn hmac_sha256(id: &str, secret: &[u8]) -> Result<Self, Error> {
         Ok(Self { id: key_id(id)?, secret: Secret::Hmac(hmac_key(id, secret)?) })
@@ -63,6 +73,11 @@ enum Public {
 }
 
 impl VerifyingKey {
+    /// What a key file holds: a public key as [`Self::ed25519`] takes it, or a secret as [`Self::hmac_sha256`] does.
+    pub fn of_file(id: &str, file: &[u8]) -> Result<Self, Error> {
+        if is_pem(file) { Self::ed25519(id, file) } else { Self::hmac_sha256(id, file.trim_ascii_end()) }
+    }
+
     /// A shared secret of at least 16 bytes.
     pub fn hmac_sha256(id: &str, secret: &[u8]) -> Result<Self, Error> {
         Ok(Self { id: key_id(id)?, key: Public::Hmac(hmac_key(id, secret)?) })

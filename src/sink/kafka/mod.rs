@@ -247,18 +247,13 @@ impl KafkaSink {
     }
 }
 
-/// PEM is ed25519; anything else is a secret.
 fn signing_key(key: &config::SigningKeyFile) -> Result<SigningKey, Error> {
     let bytes = std::fs::read(&key.path).map_err(|source| Error::Io {
         operation: "read the signing key",
         path: key.path.clone(),
         source,
     })?;
-    Ok(if bytes.starts_with(b"-----BEGIN") {
-        SigningKey::ed25519(&key.id, &bytes)?
-    } else {
-        SigningKey::hmac_sha256(&key.id, bytes.trim_ascii_end())?
-    })
+    Ok(SigningKey::of_file(&key.id, &bytes)?)
 }
 
 /// What every client of the cluster begins with: its addresses and the properties from the configuration that clients of all
