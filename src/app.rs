@@ -28,8 +28,6 @@ use crate::metrics::{Metrics, metrics};
 use crate::proxy::{Node, Setup, close_estate};
 use crate::shipper::{Shipper, Source};
 
-pub use worker::Handle as WorkerHandle;
-
 /// How long brokers may take to answer `weir check --sink`.
 const CHECK_MAX: std::time::Duration = std::time::Duration::from_secs(5);
 
@@ -44,6 +42,7 @@ pub(crate) struct App {
     budget: Arc<Budget>,
     options: Options,
     sockets: Sockets,
+    workers: Vec<worker::Handle>,
     /// Where the configuration came from, if from a file.
     file: Option<PathBuf>,
     log: control::LogHandle,
@@ -113,6 +112,7 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
         budget,
         options,
         sockets,
+        workers: Vec::new(),
         file,
         log,
         epoch: epoch.clone(),
@@ -165,7 +165,7 @@ impl App {
             let shared = writer.shared();
             self.keeper.watch(shared.clone());
             self.shipper.add(Source { shared: shared.clone(), dead: None });
-            self.sockets.workers.push(worker::start(worker::Parts {
+            self.workers.push(worker::start(worker::Parts {
                 shard,
                 writer,
                 shared,

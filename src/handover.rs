@@ -33,7 +33,6 @@ use rustix::net::{
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
-use crate::app::WorkerHandle;
 use crate::config::Config;
 
 /// How long each side waits for the other's word.
@@ -73,12 +72,10 @@ pub struct Listening {
     pub socket: TcpListener,
 }
 
-/// All listening sockets of the process, and the workers that accept on them.
+/// All listening sockets of the process.
 #[derive(Default)]
 pub struct Sockets {
     open: HashMap<String, TcpListener>,
-    /// The workers.
-    pub workers: Vec<WorkerHandle>,
 }
 
 impl Sockets {
@@ -203,7 +200,7 @@ pub fn take(state_dir: &Path) -> Result<(Sockets, Predecessor), Error> {
     stream.write_all(b"TAKE 1\n")?;
     let open = receive(&stream)?;
     expect(&mut stream, "RELEASED")?;
-    Ok((Sockets { open, workers: Vec::new() }, Predecessor(stream)))
+    Ok((Sockets { open }, Predecessor(stream)))
 }
 
 /// Where successors ask.

@@ -26,6 +26,7 @@ metrics! {
     sessions_shed: Counter counter describe_counter "weir_sessions_shed_total", "connections not accepted because descriptors ran out";
     requests: Counter counter describe_counter "weir_requests_total", "requests and tunnels begun";
     requests_refused: Counter counter describe_counter "weir_requests_refused_total", "requests that weir itself answered with an error";
+    traffic_memory_bytes: Gauge gauge describe_gauge "weir_traffic_memory_bytes", "octets that connections hold in memory; above limits.buffer_bytes_max new ones are turned away";
     received_wire_bytes: Counter counter describe_counter "weir_received_wire_bytes_total", "octets from clients, counted at session checkpoints and closes";
     sent_wire_bytes: Counter counter describe_counter "weir_sent_wire_bytes_total", "octets to clients, counted at session checkpoints and closes";
     upstream_connections: Counter counter describe_counter "weir_upstream_connections_total", "connections made to origins";

@@ -14,7 +14,7 @@ use tracing::{error, info, warn};
 use tracing_subscriber::EnvFilter;
 
 use super::App;
-use super::worker::Stage;
+use super::worker::{self, Stage};
 use crate::admin::{self, Admin};
 use crate::config::{Config, OnFull, reloadable_difference};
 use crate::handover;
@@ -102,6 +102,7 @@ impl App {
                 _ = looks.tick() => {
                     self.watch_journal();
                     self.reload_certificates();
+                    self.node.drop_old_setups();
                     let now = self.file.as_deref().and_then(modified);
                     if now.is_some() && now != seen {
                         seen = now;
@@ -192,7 +193,7 @@ impl App {
     /// Says whether new sessions could be recorded.
     fn watch_journal(&mut self) {
         let refuse = self.node.setup().config.journal.on_full == OnFull::Refuse;
-        let healths: Vec<Health> = self.sockets.workers.iter().map(|worker| worker.shared.health()).collect();
+        let healths: Vec<Health> = self.workers.iter().map(|worker| worker.shared.health()).collect();
         let full = healths.contains(&Health::Full);
         let failed = healths.iter().find_map(|health| match health {
             Health::Failed(why) => Some(why.clone()),
@@ -206,19 +207,20 @@ impl App {
             info!("the journal can be written again");
         }
         self.node.set_journal_ready(ready);
-        self.node.set_journal_folding(self.sockets.workers.iter().any(|worker| worker.shared.is_folding()));
+        self.node.set_journal_folding(self.workers.iter().any(|worker| worker.shared.is_folding()));
         let memory_full = self.memory_is_full();
         let unrecordable = full && refuse;
         self.node.set_accepting(!unrecordable && !memory_full);
     }
 
-    /// Buffers of all connections together are bounded by what the process holds: over the limit, new connections are
-    /// turned away until some end.
+    /// Over the limit for the buffers of all connections together, new ones are turned away until some end.
     fn memory_is_full(&mut self) -> bool {
         let limit = self.node.setup().config.limits.buffer_bytes_max;
-        let full = private_bytes().is_some_and(|bytes| bytes > limit);
+        let held_bytes = self.node.held_bytes();
+        let full = held_bytes > limit;
+        self.metrics.traffic_memory_bytes.set(held_bytes as f64);
         if full != std::mem::replace(&mut self.memory_full, full) {
-            warn!(full, buffer_bytes_max = limit, "memory for buffers");
+            warn!(full, held_bytes, buffer_bytes_max = limit, "memory for buffers");
         }
         full
     }
@@ -257,11 +259,11 @@ impl App {
     }
 
     fn go(&self, stage: Stage) {
-        self.sockets.workers.iter().for_each(|worker| worker.go(stage));
+        self.workers.iter().for_each(|worker| worker.go(stage));
     }
 
     async fn ended_by(&self, deadline: Instant) -> bool {
-        while !self.sockets.workers.iter().all(super::WorkerHandle::is_finished) {
+        while !self.workers.iter().all(worker::Handle::is_finished) {
             if Instant::now() >= deadline {
                 return false;
             }
@@ -271,7 +273,7 @@ impl App {
     }
 
     fn end(mut self, drained: bool) {
-        for worker in self.sockets.workers.drain(..) {
+        for worker in self.workers.drain(..) {
             if worker.is_finished() {
                 worker.join();
             }
@@ -281,14 +283,6 @@ impl App {
         drop(self.epoch);
         info!(drained, "ended");
     }
-}
-
-/// Memory of the process that is not a file's: `/proc/self/statm`, resident less shared.
-fn private_bytes() -> Option<usize> {
-    let text = std::fs::read_to_string("/proc/self/statm").ok()?;
-    let mut pages = text.split(' ').skip(1).map(|pages| pages.parse::<usize>().ok());
-    let (resident, shared) = (pages.next()??, pages.next()??);
-    Some(resident.saturating_sub(shared) * rustix::param::page_size())
 }
 
 fn modified(path: &Path) -> Option<(PathBuf, SystemTime)> {

@@ -2,20 +2,16 @@
 //! the `check_*.rs` beside it.
 
 use http::HeaderName;
-use std::ops::Range;
 use std::path::Path;
 
 use super::errors::ConfigErrors;
-use super::fields::{Check, Section};
+use super::fields::{Check, Section, TOP};
 use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
 use super::{check_attribution, check_limits, check_listeners, check_records, check_upstreams, syntax};
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
 const DEFAULT_FILTER: &str = "info,h2=error,pingora_load_balancing=warn";
-
-/// Where an error goes that is about something that is not in the file: its beginning.
-pub(super) const TOP: Range<usize> = 0..0;
 
 /// Checks everything, and returns a configuration only when nothing is wrong. Relative file names start at `dir`.
 pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Result<Config, ConfigErrors> {

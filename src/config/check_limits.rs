@@ -1,8 +1,7 @@
 //! `[limits]`: default and range of each, and those that bound each other.
 
 use super::Limits;
-use super::check::TOP;
-use super::fields::Section;
+use super::fields::{Section, TOP};
 use super::raw::RawLimits;
 
 /// The limits, each in its range.

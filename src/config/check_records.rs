@@ -2,9 +2,8 @@
 
 use std::ops::Range;
 
-use super::check::TOP;
 use super::check_kafka;
-use super::fields::Section;
+use super::fields::{Section, TOP};
 use super::raw::{RawJournal, RawSink};
 use super::{FileSink, Journal, OnFull, Sink, SinkFormat};
 

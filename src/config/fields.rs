@@ -15,6 +15,9 @@ use super::errors::ConfigErrors;
 use super::raw::{Number, Text, Texts};
 use super::suggest;
 
+/// Where an error goes that is about something that is not in the file: its beginning.
+pub(super) const TOP: Range<usize> = 0..0;
+
 /// A check under way: the errors so far, and where relative file names start.
 pub(super) struct Check {
     pub(super) errors: ConfigErrors,

@@ -23,7 +23,7 @@ use super::forwarded::is_trusted;
 use super::proxy_protocol::{self, Parsed, ProxyHeader};
 use super::session::{Identity, Session};
 use super::setup::ListenerSetup;
-use super::stream::{AppStream, Transport, WireStream};
+use super::stream::{AppStream, Transport, WireStream, read_more};
 use super::worker::{Worker, spawn};
 use super::{http1, http2, tcp, tls};
 use crate::attribution::Facts;
@@ -205,15 +205,6 @@ async fn read_proxy_header(
         Ok(result) => result,
         Err(_) => Err(io::ErrorKind::TimedOut.into()),
     }
-}
-
-/// Reads some wire octets that no engine sees first.
-pub(super) async fn read_more(session: &Rc<Session>, received: &mut Vec<u8>) -> io::Result<usize> {
-    use tokio::io::AsyncReadExt;
-    let mut piece = [0; 1024];
-    let n = WireStream::new(session.clone()).read(&mut piece).await?;
-    received.extend_from_slice(&piece[..n]);
-    Ok(n)
 }
 
 fn learn_proxy(session: &Session, header: &ProxyHeader) {

@@ -24,6 +24,7 @@ mod http2;
 mod kernel;
 mod linger;
 mod listener;
+mod memory;
 mod node;
 pub mod proxy_protocol;
 mod pump;

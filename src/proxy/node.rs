@@ -1,8 +1,8 @@
 //! What the workers of one process share: the live sessions, the limits on connections, the configuration in force.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use dashmap::DashMap;
 use serde::Serialize;
@@ -25,6 +25,9 @@ pub struct Node {
     sources: DashMap<IpAddr, usize>,
     connections: AtomicUsize,
     setup: RwLock<Arc<Setup>>,
+    /// Replaced, and perhaps still in use.
+    old_setups: Mutex<Vec<Arc<Setup>>>,
+    held_bytes: AtomicI64,
     generation: AtomicU64,
     draining: AtomicBool,
     /// False while no record can be written and the journal is set to refuse.
@@ -45,6 +48,8 @@ impl Node {
             sources: DashMap::new(),
             connections: AtomicUsize::new(0),
             setup: RwLock::new(setup),
+            old_setups: Mutex::default(),
+            held_bytes: AtomicI64::new(0),
             generation: AtomicU64::new(0),
             draining: AtomicBool::new(false),
             accepting: AtomicBool::new(true),
@@ -61,8 +66,14 @@ impl Node {
 
     /// Puts another configuration in force: for the next connection, and the next request.
     pub fn replace_setup(&self, setup: Arc<Setup>) {
-        *self.setup.write().unwrap_or_else(PoisonError::into_inner) = setup;
+        let old = std::mem::replace(&mut *self.setup.write().unwrap_or_else(PoisonError::into_inner), setup);
         self.generation.fetch_add(1, Ordering::Release);
+        self.old_setups.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+    }
+
+    /// Drops replaced configurations that nobody uses any more: here, and not while a worker serves.
+    pub fn drop_old_setups(&self) {
+        self.old_setups.lock().unwrap_or_else(PoisonError::into_inner).retain(|old| Arc::strong_count(old) > 1);
     }
 
     /// Changes with each [`Node::replace_setup`].
@@ -108,6 +119,16 @@ impl Node {
     /// True while requests are summed up instead of recorded one by one: the journal is nearly full.
     pub fn journal_folding(&self) -> bool {
         self.journal_folding.load(Ordering::Acquire)
+    }
+
+    /// States by how much the memory of a worker has grown, bytes.
+    pub(super) fn holds_more(&self, bytes: i64) {
+        self.held_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    /// What traffic holds in memory: buffers of all connections, and the little that is known of each. As of the last sweeps.
+    pub fn held_bytes(&self) -> usize {
+        usize::try_from(self.held_bytes.load(Ordering::Relaxed)).unwrap_or(0)
     }
 
     /// Downstream connections open now.

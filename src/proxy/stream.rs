@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
 use tokio_rustls::server::TlsStream;
 
 use super::session::Session;
@@ -34,6 +34,14 @@ impl WireStream {
     pub fn replaying(replay: Bytes, session: Rc<Session>) -> Self {
         Self { session, replay }
     }
+}
+
+/// Reads some wire octets that no engine sees first, behind those received already. 0 at the end.
+pub async fn read_more(session: &Rc<Session>, received: &mut Vec<u8>) -> io::Result<usize> {
+    let mut piece = [0; 1024];
+    let n = WireStream::new(session.clone()).read(&mut piece).await?;
+    received.extend_from_slice(&piece[..n]);
+    Ok(n)
 }
 
 impl AsyncRead for WireStream {

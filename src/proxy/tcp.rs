@@ -9,10 +9,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use super::client_hello::{self, Hello};
-use super::listener::read_more;
 use super::session::Session;
 use super::setup::ListenerSetup;
-use super::stream::{AppStream, Transport, WireStream};
+use super::stream::{AppStream, Transport, WireStream, read_more};
 use super::tunnel::{Hold, Tunnel, join_session};
 use super::upstream::{self, Wanted};
 use crate::event::{End, Reason};

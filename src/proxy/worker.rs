@@ -13,6 +13,7 @@ use std::time::Duration;
 use send_wrapper::SendWrapper;
 use tokio::task::JoinHandle;
 
+use super::memory::held_bytes;
 use super::node::Node;
 use super::recorder::Recorder;
 use super::session::{Cut, Session};
@@ -47,6 +48,8 @@ pub struct Worker {
     sessions: RefCell<Vec<Weak<Session>>>,
     setup: RefCell<Arc<Setup>>,
     generation: Cell<u64>,
+    /// As the node knows it.
+    held_bytes: Cell<i64>,
 }
 
 thread_local! {
@@ -83,6 +86,7 @@ impl Worker {
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
             setup: RefCell::new(setup),
+            held_bytes: Cell::new(0),
             node,
         });
         CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&worker));
@@ -175,6 +179,8 @@ impl Worker {
             enforce_times(session, &setup, now_us);
         }
         self.pools.sweep(now_us);
+        let held = held_bytes();
+        self.node.holds_more(held - self.held_bytes.replace(held));
         let ours: Vec<Loss> = {
             let mut losses = self.node.losses.lock().unwrap_or_else(PoisonError::into_inner);
             losses.extract_if(.., |loss| self.recorder.states(loss)).collect()

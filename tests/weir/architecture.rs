@@ -16,7 +16,6 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "shipper" => &["journal", "sink"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink"],
-        "handover" => &["app"],
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],

@@ -70,6 +70,27 @@ fn connections_in_all_are_limited() {
 }
 
 #[test]
+fn what_all_connections_hold_in_memory_is_limited() {
+    let origin = Origin::http();
+    let limits = "connection_buffer_bytes_max = 1048576\nbuffer_bytes_max = 4194304";
+    let weir = Weir::start(&Config::http(origin.address).limit(limits));
+    let to = weir.address("web");
+    let at_rest = weir.process.metric("weir_traffic_memory_bytes");
+    let idle: Vec<_> = (0..64).map(|_| served(to)).collect();
+    // Clients that ask for much and take nothing.
+    let mut greedy: Vec<_> = (0..24).map(|_| Client::connect_narrow(to)).collect();
+    for client in &mut greedy {
+        client.write(b"GET /bytes/8000000 HTTP/1.1\r\nhost: test\r\n\r\n", Cuts::Whole);
+    }
+    weir.process.await_line("memory for buffers");
+    assert!(weir.process.metric("weir_traffic_memory_bytes") > 4194304.0 + at_rest);
+    assert_turned_away(to);
+    drop(greedy);
+    until_served(to).close();
+    drop(idle);
+}
+
+#[test]
 fn an_idle_connection_is_closed_after_its_time() {
     let origin = Origin::http();
     let weir = Weir::start(&Config::http(origin.address).limit("keep_alive_timeout_ms = 300"));
