@@ -115,7 +115,9 @@ impl KafkaSink {
         let topic = topic::ready(&self.config, ASK_MAX)?;
         (self.stated_bytes_max, self.stated_at) = (topic.message_bytes_max, Instant::now());
         self.message_bytes_max = match self.refused {
-            Some(refused) if refused.stated == topic.message_bytes_max => (refused.limit / 2).max(MESSAGE_BYTES_MAX_MIN),
+            Some(refused) if refused.stated == topic.message_bytes_max => {
+                (refused.limit / 2).max(MESSAGE_BYTES_MAX_MIN)
+            }
             _ => topic.message_bytes_max,
         };
         for shortcoming in &topic.shortcomings {

@@ -155,7 +155,8 @@ pub fn create(config: &KafkaSink, message_bytes_max: usize, reports: Arc<Reports
     }
     if !options.properties.contains_key("message.max.bytes") {
         // librdkafka's own batches must not be larger than what the topic takes.
-        client.set("message.max.bytes", message_bytes_max.clamp(super::MESSAGE_BYTES_MAX_MIN, 1_000_000_000).to_string());
+        client
+            .set("message.max.bytes", message_bytes_max.clamp(super::MESSAGE_BYTES_MAX_MIN, 1_000_000_000).to_string());
     }
     // More than we ever have in flight, so that the queue is never what holds us up.
     let queue_kbytes = (options.in_flight_bytes_max / 512 + 1024).min(2_097_151);
