@@ -1,22 +1,28 @@
 //! A Kafka topic to read from: all of its partitions, from any start, without a consumer group.
 //!
 //! Nothing is committed and nobody else is disturbed: whoever reads keeps its own place. Messages come in the order of their
-//! partition; what they mean is the reader's. **When the broker is away** nothing comes, and it goes on by itself.
+//! partition; what they mean is the reader's.
+//!
+//! * **The end**, for who does not follow: what lay in each partition when it was opened. Later messages of a partition may come
+//!   too while others are still being read.
+//! * **When the broker is away** nothing comes, and it goes on by itself; who does not follow waits 30 s.
+//! * **When the topic is deleted** it ends with an error. Is it made again within seconds, reading goes on at its beginning:
+//!   what went with the old one is a gap in the records' own numbers.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
-use rdkafka::message::BorrowedMessage;
+use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
 /// How long the broker may take to answer at the start.
 const ASK_MAX: Duration = Duration::from_secs(10);
-/// Without following: how long the broker may be silent before the end.
+/// Without following: how long nothing may come of what is to be read.
 const SILENCE_MAX: Duration = Duration::from_secs(30);
 
 /// What keeps a topic from being read.
@@ -135,7 +141,7 @@ pub enum Next<'a> {
     Message(BorrowedMessage<'a>),
     /// Nothing yet.
     Nothing,
-    /// Every partition was read to what is its end now.
+    /// Every partition was read to what was its end when it was opened.
     End,
 }
 
@@ -144,8 +150,8 @@ pub struct Source {
     consumer: BaseConsumer<Context>,
     topic: String,
     servers: String,
-    /// Partitions that were not read to their end yet.
-    open: HashSet<i32>,
+    /// Partitions that were not read to their end yet, and that end.
+    ends: HashMap<i32, i64>,
     heard_at: Instant,
 }
 
@@ -174,6 +180,8 @@ impl Source {
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .set("allow.auto.create.topics", "false")
+            // A topic that is gone is an error soon.
+            .set("topic.metadata.propagation.max.ms", "5000")
             .set("check.crcs", "true");
         let consumer = BaseConsumer::from_config_and_context(&config, Context).map_err(failed("read"))?;
         let metadata = consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(failed("find"))?;
@@ -183,40 +191,56 @@ impl Source {
         if partitions.is_empty() {
             return Err(Error::Missing { topic: topic.to_owned(), servers: servers.to_owned() });
         }
-        let mut list = TopicPartitionList::new();
-        for partition in &partitions {
-            let offset = match start {
-                Start::Earliest => Offset::Beginning,
-                Start::Latest => Offset::End,
-                Start::Timestamp(milliseconds) => Offset::Offset(milliseconds),
-                Start::Offset(offset) => Offset::Offset(offset),
-            };
-            list.add_partition_offset(topic, *partition, offset).map_err(failed("begin in"))?;
+        let mut found = TopicPartitionList::new();
+        if let Start::Timestamp(milliseconds) = start {
+            for partition in &partitions {
+                let time = Offset::Offset(milliseconds);
+                found.add_partition_offset(topic, *partition, time).map_err(failed("begin in"))?;
+            }
+            found = consumer.offsets_for_times(found, ASK_MAX).map_err(failed("find the time in"))?;
         }
-        if let Start::Timestamp(_) = start {
-            list = consumer.offsets_for_times(list, ASK_MAX).map_err(failed("find the time in"))?;
+        let mut list = TopicPartitionList::new();
+        let mut ends = HashMap::new();
+        for partition in partitions {
+            let (oldest, end) =
+                consumer.fetch_watermarks(topic, partition, ASK_MAX).map_err(failed("find the end of"))?;
+            let offset = match start {
+                Start::Earliest => oldest,
+                Start::Latest => end,
+                Start::Timestamp(_) => match found.find_partition(topic, partition).map(|found| found.offset()) {
+                    Some(Offset::Offset(offset)) => offset,
+                    _ => end,
+                },
+                Start::Offset(offset) => offset.clamp(oldest, end),
+            };
+            list.add_partition_offset(topic, partition, Offset::Offset(offset)).map_err(failed("begin in"))?;
+            if offset < end {
+                ends.insert(partition, end);
+            }
         }
         consumer.assign(&list).map_err(failed("read"))?;
-        Ok(Self {
-            consumer,
-            topic: topic.to_owned(),
-            servers: servers.to_owned(),
-            open: partitions.into_iter().collect(),
-            heard_at: Instant::now(),
-        })
+        Ok(Self { consumer, topic: topic.to_owned(), servers: servers.to_owned(), ends, heard_at: Instant::now() })
     }
 
     /// The next message, or the end if `follow` is false; waits at most this long.
     pub fn next(&mut self, wait: Duration, follow: bool) -> Result<Next<'_>, Error> {
-        let found = self.consumer.poll(wait);
-        match found {
+        if !follow && self.ends.is_empty() {
+            return Ok(Next::End);
+        }
+        match self.consumer.poll(wait) {
             Some(Ok(message)) => {
-                self.heard_at = Instant::now();
+                // What others write meanwhile is no progress.
+                if let Some(end) = self.ends.get(&message.partition()) {
+                    self.heard_at = Instant::now();
+                    if message.offset() + 1 >= *end {
+                        self.ends.remove(&message.partition());
+                    }
+                }
                 return Ok(Next::Message(message));
             }
+            // The log may end in what is no message.
             Some(Err(KafkaError::PartitionEOF(partition))) => {
-                self.heard_at = Instant::now();
-                self.open.remove(&partition);
+                self.ends.remove(&partition);
             }
             Some(Err(
                 source @ KafkaError::MessageConsumption(
@@ -233,13 +257,7 @@ impl Source {
             Some(Err(error)) => debug!(%error, "librdkafka"),
             None => {}
         }
-        if follow {
-            return Ok(Next::Nothing);
-        }
-        if self.open.is_empty() {
-            return Ok(Next::End);
-        }
-        if self.heard_at.elapsed() > SILENCE_MAX {
+        if !follow && self.heard_at.elapsed() > SILENCE_MAX {
             let (topic, servers) = (self.topic.clone(), self.servers.clone());
             return Err(Error::Silent { topic, servers, seconds: SILENCE_MAX.as_secs() });
         }

@@ -3,7 +3,8 @@
 //! ```text
 //! byte 0      magic "WEIRSLT1" | version u32, entries u32 | epoch u32, shard u32 | chunk u64 | crc32c of these
 //!      1024   a note on its way: slot plus one, generation, note word, 480 bytes        (see `set_note`)
-//!      4096   entries x 128 bytes, hot:   generation | 9 counters | pending | outcome | started_at_us | note word | closing_seq | kind
+//!      4096   entries x 128 bytes, hot:   generation | 9 counters | pending | outcome | started_at_us | note word | closing_seq |
+//!                                        kind u8, requests u56
 //!      ...    entries x 656 bytes, cold:  2 x recorded { generation | seq | 9 counters } | note, 480 bytes
 //! ```
 //!
@@ -44,6 +45,9 @@ const STARTED_AT: usize = 12;
 const NOTE: usize = 13;
 const CLOSING_SEQ: usize = 14;
 const KIND: usize = 15;
+
+/// The low bits of the last hot word; above them, requests.
+const KIND_BITS: u32 = 8;
 
 /// No seq: an intent taken back, or none.
 pub(super) const NO_SEQ: u64 = u64::MAX;
@@ -214,7 +218,7 @@ impl Chunk {
     }
 
     /// Opens a free slot; its generation, now odd.
-    pub(super) fn begin(&self, entry: u32, kind: SlotKind, started_at_us: u64, note: &[u8]) -> u64 {
+    pub(super) fn begin(&self, entry: u32, kind: SlotKind, requests: u64, started_at_us: u64, note: &[u8]) -> u64 {
         let hot = self.hot(entry);
         let before = hot[GENERATION].load(Ordering::Relaxed);
         assert!(before.is_multiple_of(2), "slot {entry} is taken already");
@@ -225,7 +229,7 @@ impl Chunk {
         hot[OUTCOME].store(0, Ordering::Relaxed);
         hot[STARTED_AT].store(started_at_us, Ordering::Relaxed);
         hot[CLOSING_SEQ].store(NO_SEQ, Ordering::Relaxed);
-        hot[KIND].store(kind as u64, Ordering::Relaxed);
+        hot[KIND].store(kind as u64 | requests << KIND_BITS, Ordering::Relaxed);
         let word = self.write_note(entry, 0, note);
         hot[NOTE].store(word.pack(), Ordering::Relaxed);
         hot[GENERATION].store(before + 1, Ordering::Release);
@@ -272,7 +276,17 @@ impl Chunk {
     }
 
     pub(super) fn kind(&self, entry: u32) -> Option<SlotKind> {
-        SlotKind::from_word(self.hot(entry)[KIND].load(Ordering::Relaxed))
+        SlotKind::from_octet(self.hot(entry)[KIND].load(Ordering::Relaxed) as u8)
+    }
+
+    pub(super) fn requests(&self, entry: u32) -> u64 {
+        self.hot(entry)[KIND].load(Ordering::Relaxed) >> KIND_BITS
+    }
+
+    pub(super) fn set_requests(&self, entry: u32, requests: u64) {
+        let word = &self.hot(entry)[KIND];
+        let kind = word.load(Ordering::Relaxed) & ((1 << KIND_BITS) - 1);
+        word.store(kind | requests << KIND_BITS, Ordering::Release);
     }
 
     pub(super) fn closing_seq(&self, entry: u32) -> u64 {
@@ -488,7 +502,7 @@ mod tests {
     #[test]
     fn the_newer_block_survives_the_writing_of_the_next() {
         let (_directory, chunk) = chunk();
-        chunk.begin(3, SlotKind::Session, 1, b"note");
+        chunk.begin(3, SlotKind::Session, 0, 1, b"note");
         let totals = |n| Counters::from_array([n; COLUMNS]);
         for seq in 0..10 {
             let which = chunk.begin_recorded(3, seq, &totals(seq + 1));
@@ -512,7 +526,7 @@ mod tests {
     #[test]
     fn slots_of_an_older_format_are_read() {
         let (directory, chunk) = chunk();
-        chunk.begin(1, SlotKind::Session, 1, b"old");
+        chunk.begin(1, SlotKind::Session, 0, 1, b"old");
         let words = chunk.mapping.words();
         words[1].store(1 | 64 << 32, Ordering::Relaxed);
         let found: [u64; 4] = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
@@ -524,10 +538,10 @@ mod tests {
     #[test]
     fn blocks_of_an_earlier_generation_do_not_count() {
         let (_directory, chunk) = chunk();
-        chunk.begin(3, SlotKind::Session, 1, b"");
+        chunk.begin(3, SlotKind::Session, 0, 1, b"");
         chunk.begin_recorded(3, 5, &Counters::from_array([9; COLUMNS]));
         chunk.free(3);
-        chunk.begin(3, SlotKind::Request, 2, b"");
+        chunk.begin(3, SlotKind::Request, 0, 2, b"");
         assert_eq!(chunk.recorded(3), None);
         assert_eq!(chunk.kind(3), Some(SlotKind::Request));
     }
@@ -535,7 +549,7 @@ mod tests {
     #[test]
     fn notes_of_every_size_replace_each_other() {
         let (_directory, chunk) = chunk();
-        chunk.begin(0, SlotKind::Session, 1, b"");
+        chunk.begin(0, SlotKind::Session, 0, 1, b"");
         for size in [0, 1, 200, 240, 241, 480, 480, 3, 479, 8, 0, 300] {
             let note = vec![size as u8; size];
             if !chunk.set_note_beside(0, &note) {
@@ -550,7 +564,7 @@ mod tests {
         for (first, then) in [(0, 1), (1, 8), (7, 9), (8, 8), (100, 155), (100, 104), (479, 480)] {
             let (_directory, chunk) = chunk();
             let note: Vec<u8> = (0..then).map(|at| at as u8 | 1).collect();
-            chunk.begin(0, SlotKind::Session, 1, &note[..first]);
+            chunk.begin(0, SlotKind::Session, 0, 1, &note[..first]);
             let word = chunk.hot(0)[NOTE].load(Ordering::Relaxed);
             assert!(!chunk.extend_note(0, &note, first + 1), "of another length");
             assert!(chunk.extend_note(0, &note, first));
@@ -560,7 +574,7 @@ mod tests {
             assert_eq!(&*chunk.note(0).unwrap(), &note[..first]);
         }
         let (_directory, chunk) = chunk();
-        chunk.begin(0, SlotKind::Session, 1, &[1; 100]);
+        chunk.begin(0, SlotKind::Session, 0, 1, &[1; 100]);
         assert!(chunk.set_note_beside(0, &[2; 104]));
         assert!(!chunk.extend_note(0, &[2; 480], 104), "no room behind the other");
         assert_eq!(&*chunk.note(0).unwrap(), &[2; 104]);
@@ -569,7 +583,7 @@ mod tests {
     #[test]
     fn a_note_killed_on_its_way_is_finished_at_the_next_open() {
         let (directory, chunk) = chunk();
-        let generation = chunk.begin(7, SlotKind::Session, 1, &[1; 480]);
+        let generation = chunk.begin(7, SlotKind::Session, 0, 1, &[1; 480]);
         let redo = &chunk.mapping.words()[REDO..];
         copy_in(&redo[3..], &[2; 400]);
         let word = NoteWord { offset: 0, bytes: 400, checksum: crc32c::crc32c(&[2; 400]) };

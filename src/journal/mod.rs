@@ -84,8 +84,9 @@ pub use statedir::{EpochDir, StateDir};
 pub use table::{SlotTable, SlotsFull};
 pub use writer::Writer;
 
-/// Version of the files' format. A newer one is refused untouched, an older one is read. 2: slots that are sums.
-pub const FORMAT_VERSION: u32 = 2;
+/// Version of the files' format. A newer one is refused untouched, an older one is read. 2: slots that are sums. 3: slots
+/// that count requests.
+pub const FORMAT_VERSION: u32 = 3;
 
 /// What can go wrong with a journal, and on what.
 #[derive(Debug, thiserror::Error)]

@@ -20,8 +20,8 @@ impl SlotKind {
         matches!(self, Self::Gap | Self::Fold)
     }
 
-    pub(super) fn from_word(word: u64) -> Option<Self> {
-        match word {
+    pub(super) fn from_octet(octet: u8) -> Option<Self> {
+        match octet {
             1 => Some(Self::Session),
             2 => Some(Self::Request),
             3 => Some(Self::Gap),

@@ -89,6 +89,17 @@ impl Slot {
         self.chunk.kind(self.entry)
     }
 
+    /// How many requests a session has begun; of a request, how many its session had begun with it.
+    pub fn requests(&self) -> u64 {
+        self.chunk.requests(self.entry)
+    }
+
+    /// Replaces [`Self::requests`].
+    #[inline]
+    pub fn set_requests(&self, requests: u64) {
+        self.chunk.set_requests(self.entry, requests);
+    }
+
     /// When it opened, in µs since the Unix epoch.
     pub fn started_at_us(&self) -> u64 {
         self.chunk.started_at_us(self.entry)

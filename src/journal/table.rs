@@ -45,8 +45,13 @@ impl SlotTable {
     /// A slot for a session or request that opened at `started_at_us` (µs since the Unix epoch). `note` is the identity part of its
     /// records, at most [`super::NOTE_BYTES_MAX`] bytes.
     pub fn open(&self, kind: SlotKind, started_at_us: u64, note: &[u8]) -> Result<Slot, SlotsFull> {
+        self.open_with(kind, 0, started_at_us, note)
+    }
+
+    /// [`Self::open`], for a slot that says from its first store on how many requests there are ([`Slot::requests`]).
+    pub fn open_with(&self, kind: SlotKind, requests: u64, started_at_us: u64, note: &[u8]) -> Result<Slot, SlotsFull> {
         let (chunk, entry) = self.table.take()?;
-        let generation = chunk.begin(entry, kind, started_at_us, note);
+        let generation = chunk.begin(entry, kind, requests, started_at_us, note);
         Ok(Slot::new(Arc::clone(&self.table), chunk, entry, generation))
     }
 

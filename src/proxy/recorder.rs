@@ -83,6 +83,16 @@ impl Measured {
         self.slot.set(column, n);
     }
 
+    /// How many requests a session has begun.
+    pub fn requests(&self) -> u64 {
+        self.slot.requests()
+    }
+
+    /// Replaces [`Measured::requests`].
+    pub fn set_requests(&self, requests: u64) {
+        self.slot.set_requests(requests);
+    }
+
     /// States the size of a write before the call, and 0 after it.
     pub fn set_pending(&self, bytes: u64) {
         self.slot.set_pending(bytes);
@@ -189,8 +199,6 @@ pub struct Facts<'a> {
     pub verdict: Verdict,
     /// Empty, or the invariant that failed.
     pub audit: &'a str,
-    /// Requests begun, for sessions.
-    pub requests: u64,
     /// Size of a write in flight at a kill.
     pub uncertain_bytes: u64,
 }
@@ -262,10 +270,14 @@ impl Recorder {
 
     /// Begins to measure; `None` when every slot is taken (then nothing new may begin).
     pub fn measure(&self, kind: Kind, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
+        self.measure_with(kind, 0, started_at_us, note)
+    }
+
+    fn measure_with(&self, kind: Kind, requests: u64, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
         let slot_kind = if kind == Kind::Request { SlotKind::Request } else { SlotKind::Session };
         let kept = note.get(..NOTE_BYTES_MAX).unwrap_or(&note);
         let kept_bytes = kept.len();
-        let slot = self.slot(slot_kind, started_at_us, kept)?;
+        let slot = self.slot(slot_kind, requests, started_at_us, kept)?;
         Some(Measured {
             slot,
             note: RefCell::new(note),
@@ -277,9 +289,9 @@ impl Recorder {
         })
     }
 
-    /// Begins to measure a request of a session with this note; `None` when every slot is taken.
+    /// Begins to measure a request of a session with this note, which has begun so many with it; `None` when every slot is taken.
     #[inline]
-    pub fn measure_request(&self, session_note: &[u8]) -> Option<(Id, Measured)> {
+    pub fn measure_request(&self, session_note: &[u8], requests: u64) -> Option<(Id, Measured)> {
         let started_at_us = self.now_us();
         let id = self.next_id(started_at_us);
         let spare = self.spare_notes.borrow_mut().pop();
@@ -287,11 +299,12 @@ impl Recorder {
         let mut note = spare.unwrap_or_else(|| Vec::with_capacity(NOTE_ROOM_BYTES));
         note.extend_from_slice(session_note);
         RequestNote::encode_id(id, &mut note);
-        Some((id, self.measure(Kind::Request, started_at_us, note)?))
+        Some((id, self.measure_with(Kind::Request, requests, started_at_us, note)?))
     }
 
-    fn slot(&self, kind: SlotKind, started_at_us: i64, note: &[u8]) -> Option<Slot> {
-        let opened = self.writer.borrow().slots().open(kind, self.stamp(started_at_us).max(0) as u64, note);
+    fn slot(&self, kind: SlotKind, requests: u64, started_at_us: i64, note: &[u8]) -> Option<Slot> {
+        let started_at_us = self.stamp(started_at_us).max(0) as u64;
+        let opened = self.writer.borrow().slots().open_with(kind, requests, started_at_us, note);
         opened.inspect_err(|error| self.no_slot(error)).ok()
     }
 
@@ -453,7 +466,7 @@ impl Recorder {
             reason: facts.verdict.reason,
             audit: facts.audit,
             uncertain_bytes: facts.uncertain_bytes,
-            requests: facts.requests,
+            requests: if measured.kind == Kind::Session { measured.requests() } else { 0 },
             ..tail(measured.kind, phase, self.stamp(measured.started_at_us), stamp_us, &deltas, &totals)
         };
         let written = writer.append_with(note.len() + tail.bytes_max(), |room| {
@@ -507,7 +520,7 @@ impl Recorder {
         let key = Key { note: whose(&measured.note.borrow()), hour_us, reason: verdict.reason };
         let mut sums = self.folding.sums.borrow_mut();
         if !sums.contains_key(&key) {
-            let slot = if sums.len() < SUMS_MAX { self.slot(SlotKind::Fold, now_us, &key.note) } else { None };
+            let slot = if sums.len() < SUMS_MAX { self.slot(SlotKind::Fold, 0, now_us, &key.note) } else { None };
             let Some(slot) = slot else {
                 drop(sums);
                 return self.give_up(measured);
@@ -529,7 +542,7 @@ impl Recorder {
         let mut gap = self.gap.borrow_mut();
         if gap.is_none() {
             let now_us = self.now_us();
-            *gap = self.slot(SlotKind::Gap, now_us, &[]).map(|slot| Sum { slot, started_at_us: self.stamp(now_us) });
+            *gap = self.slot(SlotKind::Gap, 0, now_us, &[]).map(|slot| Sum { slot, started_at_us: self.stamp(now_us) });
         }
         let totals = measured.totals();
         // Session totals already hold what its requests moved: a sum over both would count it twice.

@@ -64,7 +64,7 @@ impl Rig {
     }
 
     fn request(&self, bytes: u64, reason: Reason) {
-        let (_, measured) = self.recorder.measure_request(&self.note).unwrap();
+        let (_, measured) = self.recorder.measure_request(&self.note, 1).unwrap();
         measured.add(Column::SentApp, bytes);
         measured.add(Column::ReceivedApp, 10);
         self.recorder
@@ -185,7 +185,7 @@ fn a_sum_ends_with_its_hour() {
     rig.recorder.folding.is_on.set(true);
     rig.request(100, Reason::Unspecified);
     // Counted before the hour's turn and closed after it, before the sweep came.
-    let (_, late) = rig.recorder.measure_request(&rig.note).unwrap();
+    let (_, late) = rig.recorder.measure_request(&rig.note, 1).unwrap();
     late.add(Column::SentApp, 20);
     rig.set_time(NOON + HOUR_US + 3);
     rig.recorder.close(late, Facts::default());
@@ -197,6 +197,44 @@ fn a_sum_ends_with_its_hour() {
     assert_eq!(requests(&rig.records()), HashMap::from([((NOON, 0), (2, 120))]));
     rig.recorder.write_rest();
     assert_eq!(requests(&rig.records()), expected);
+}
+
+/// How many requests the session's close states, and how many there are.
+fn counted(records: &[UsageRecord]) -> (i64, usize) {
+    let closes = |kind| records.iter().filter(move |record| record.kind() == kind && record.phase() == Phase::Close);
+    let sessions: Vec<_> = closes(Kind::Session).collect();
+    assert_eq!(sessions.len(), 1, "{sessions:?}");
+    (sessions[0].requests, closes(Kind::Request).count())
+}
+
+/// Found by `kill -9` under load: a session that was decided and not yet recorded was closed with no request at all.
+#[test]
+fn a_session_states_all_its_requests_wherever_the_kill_came() {
+    let rig = rig(NOON, 8);
+    let session = rig.session(100);
+    assert_eq!(counted(&rig.killed()), (0, 0));
+    let (_, first) = rig.recorder.measure_request(&rig.note, 1).unwrap();
+    assert_eq!(counted(&rig.killed()), (1, 1), "before its session has counted it");
+    session.set_requests(1);
+    assert_eq!(counted(&rig.killed()), (1, 1));
+    rig.recorder.close(first, Facts::default());
+    assert_eq!(counted(&rig.killed()), (1, 1));
+    let (_, no_request) = rig.recorder.measure_request(&rig.note, 2).unwrap();
+    session.set_requests(2);
+    session.set_requests(1);
+    assert_eq!(counted(&rig.killed()), (2, 2), "not counted any more, and its slot still there");
+    no_request.discard();
+    assert_eq!(counted(&rig.killed()), (1, 1));
+    let done = Verdict { status: 0, end: End::Done, reason: Reason::Unspecified };
+    session.decide(done);
+    let killed = rig.killed();
+    assert_eq!(counted(&killed), (1, 1), "decided, not recorded");
+    assert_eq!(
+        killed.iter().find(|record| record.kind() == Kind::Session && record.phase() == Phase::Close).unwrap().end(),
+        End::Done
+    );
+    rig.recorder.close(session, Facts { verdict: done, ..Facts::default() });
+    assert_eq!(counted(&rig.killed()), (1, 1));
 }
 
 #[test]

@@ -2,6 +2,9 @@
 //!
 //! Killed half-way, it is simply run again: a close that was published is known by its slot.
 
+use std::collections::HashMap;
+
+use bytes::Bytes;
 use prost::Message;
 use tracing::{error, info, warn};
 
@@ -36,6 +39,7 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     // Requests before their sessions, as they would have closed.
     open.sort_by_key(|slot| (!slot.kind.is_sum(), slot.kind == SlotKind::Session, slot.started_at_us));
     let records = open.len();
+    count_requests(&open);
     for slot in open {
         close(&recorder, slot, died_us, metrics);
     }
@@ -44,6 +48,22 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     recorder.node(Phase::Close, last.as_ref().map_or(died_us, |last| last.started_at));
     if records > 0 {
         info!(epoch = shared.epoch(), shard = shared.shard(), records, "closed what a dead process had left open");
+    }
+}
+
+/// A kill may have come when a request had its slot and its session had not counted it yet. Done before any close, so that it is
+/// done again if this process dies too.
+fn count_requests(open: &[OpenSlot]) {
+    let session_of = |slot: &OpenSlot| UsageRecord::decode(slot.note.as_slice()).ok().map(|note| note.session_id);
+    let mut begun: HashMap<Bytes, u64> = HashMap::new();
+    for request in open.iter().filter(|slot| slot.kind == SlotKind::Request) {
+        let Some(session) = session_of(request) else { continue };
+        let requests = begun.entry(session).or_default();
+        *requests = request.slot.requests().max(*requests);
+    }
+    for session in open.iter().filter(|slot| slot.kind == SlotKind::Session) {
+        let Some(requests) = session_of(session).and_then(|id| begun.get(&id)) else { continue };
+        session.slot.set_requests(session.slot.requests().max(*requests));
     }
 }
 
@@ -58,6 +78,8 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
         let Ok(record) = UsageRecord::decode(later.payload.as_slice()) else { return estate.slot.free() };
         let stated = record.totals();
         estate.slot.restate(later.seq, &stated);
+        let requests = u64::try_from(record.requests).unwrap_or(0);
+        estate.slot.set_requests(estate.slot.requests().max(requests));
     }
     // Killed before it was announced: its opening is still owed.
     let unopened = kind == Kind::Session && estate.recorded_seq.is_none() && estate.later_record.is_none();

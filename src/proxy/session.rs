@@ -518,12 +518,11 @@ impl Session {
                 recorder.checkpoint(&exchange.measured, Facts::default());
             }
         }
-        let requests = exchanges.begun;
         drop(exchanges);
         let audit = self.audit_open();
         self.with(|measured| {
             if measured.has_news() || !audit.is_empty() {
-                recorder.checkpoint(measured, Facts { audit: &audit, requests, ..Facts::default() });
+                recorder.checkpoint(measured, Facts { audit: &audit, ..Facts::default() });
             }
         });
         self.publish_metrics();
@@ -536,8 +535,7 @@ impl Session {
         for exchange in exchanges.open.iter().chain(&exchanges.held) {
             recorder.close_hour(&exchange.measured, now_us, Facts::default());
         }
-        let facts = Facts { requests: exchanges.begun, ..Facts::default() };
-        self.with(|measured| recorder.close_hour(measured, now_us, facts));
+        self.with(|measured| recorder.close_hour(measured, now_us, Facts::default()));
     }
 
     // ---- ending ------------------------------------------------------------------------------------------------
@@ -719,7 +717,7 @@ impl Session {
         *self.measured.borrow_mut() = Some(measured);
         self.publish_metrics();
         if let Some(measured) = self.measured.borrow_mut().take() {
-            let facts = Facts { verdict, audit: &audit, requests: exchanges.begun, uncertain_bytes: 0 };
+            let facts = Facts { verdict, audit: &audit, uncertain_bytes: 0 };
             self.worker.recorder.close(measured, facts);
         }
         self.worker.released(self.identity.borrow().peer.ip());
@@ -876,6 +874,11 @@ impl Session {
         self.measured.borrow().as_ref().map_or(0, |measured| measured.get(column))
     }
 
+    /// How many requests it has begun; 0 once the session is closed.
+    fn requests(&self) -> u64 {
+        self.measured.borrow().as_ref().map_or(0, Measured::requests)
+    }
+
     /// Polls the socket for more from the client, to be thrown away but counted. Ready(false) at its end.
     pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<bool> {
         let mut scratch = [0u8; 8192];
@@ -1005,7 +1008,10 @@ impl Tally for Count<'_> {
         }
         self.exchanges.begun += 1;
         let worker = &self.session.worker;
-        if let Some((id, measured)) = worker.recorder.measure_request(&self.session.note.borrow()) {
+        let requests = self.session.requests() + 1;
+        if let Some((id, measured)) = worker.recorder.measure_request(&self.session.note.borrow(), requests) {
+            // Counted once its slot is there: after a kill in between, the slot says what was to be counted.
+            self.session.with(|session| session.set_requests(requests));
             worker.metrics.requests.increment(1);
             self.exchanges.open.push_back(Exchange::new(index, id, measured));
         }
@@ -1088,6 +1094,8 @@ impl Tally for Count<'_> {
         while let Some(later) = self.exchanges.open.pop_back_if(|exchange| exchange.index > index) {
             let moved = later.measured.get(Column::ReceivedApp);
             self.session.add(Column::ReceivedBody, moved - later.measured.get(Column::ReceivedBody));
+            // Counted no more before its slot goes: a kill in between leaves a request, and the slot says so.
+            self.session.with(|session| session.set_requests(session.requests() - 1));
             later.measured.discard();
             self.exchanges.begun -= 1;
             if let Some(tunnel) = self.exchanges.find(index) {

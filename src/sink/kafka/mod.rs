@@ -24,13 +24,28 @@ use tracing::{error, info, warn};
 use super::{Batch, Error, Failure, Outcome, Sent, Sink, Ticket};
 use crate::config::{self, KafkaFormat, KafkaLayout};
 use crate::wire::{Encoder, Format, Layout, Limits, Message, SigningKey, StreamId};
-use producer::{Delivery, Producer, Reports};
+use producer::{Delivery, Producer, Reports, Undelivered};
 pub use topic::{Shortcoming, inspect};
 
 /// A producer without any news of what it holds for this long is given up and a new one started.
 const SILENCE_MAX: Duration = Duration::from_secs(120);
 /// How long the broker may take to say what a topic is like.
 const ASK_MAX: Duration = Duration::from_secs(5);
+
+/// How often the topic is asked what it takes, while a record is too large for it.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// The least that librdkafka can be told a message may hold.
+const MESSAGE_BYTES_MAX_MIN: usize = 1000;
+
+/// A topic refused a message as too large, although it holds no more than the topic states. Where the broker does not tell (weir
+/// may not ask, or a default was changed under way) half of it is tried next.
+#[derive(Clone, Copy, Debug)]
+struct Refused {
+    /// What the topic stated.
+    stated: usize,
+    /// What went into one message.
+    limit: usize,
+}
 
 /// Sends batches to one topic.
 pub struct KafkaSink {
@@ -48,8 +63,12 @@ pub struct KafkaSink {
     too_large: Vec<(Ticket, String)>,
     /// When a delivery was last reported, or the first message sent after a pause.
     heard_at: Instant,
-    /// What the topic takes in one message.
+    /// What the topic says that it takes in one message, and when it last said so.
+    stated_bytes_max: usize,
+    stated_at: Instant,
+    /// What goes into one message: that, or less where it refused that.
     message_bytes_max: usize,
+    refused: Option<Refused>,
     /// What was last said about the topic, so that it is said once.
     named: Vec<Shortcoming>,
 }
@@ -78,7 +97,10 @@ impl KafkaSink {
             waiting: VecDeque::new(),
             too_large: Vec::new(),
             heard_at: Instant::now(),
+            stated_bytes_max: usize::MAX,
+            stated_at: Instant::now(),
             message_bytes_max: usize::MAX,
+            refused: None,
             named: Vec::new(),
         })
     }
@@ -91,7 +113,13 @@ impl KafkaSink {
     /// Looks at the topic, names what it lacks, and starts a producer.
     fn start(&mut self) -> Result<(), Error> {
         let topic = topic::ready(&self.config, ASK_MAX)?;
-        self.message_bytes_max = topic.message_bytes_max;
+        (self.stated_bytes_max, self.stated_at) = (topic.message_bytes_max, Instant::now());
+        self.message_bytes_max = match self.refused {
+            Some(refused) if refused.stated == topic.message_bytes_max => {
+                (refused.limit / 2).max(MESSAGE_BYTES_MAX_MIN)
+            }
+            _ => topic.message_bytes_max,
+        };
         for shortcoming in &topic.shortcomings {
             if !self.named.contains(shortcoming) {
                 warn!(topic = self.config.topic, "{shortcoming}");
@@ -105,6 +133,20 @@ impl KafkaSink {
         self.heard_at = Instant::now();
         info!(topic = self.config.topic, partitions = topic.partitions, "sending to Kafka");
         Ok(())
+    }
+
+    /// An error if the topic takes more, or less, than it did: a new producer is needed, and everything sent again.
+    fn look_again(&mut self) -> Result<(), Error> {
+        if self.stated_at.elapsed() < LOOK_AGAIN {
+            return Ok(());
+        }
+        let topic = topic::ready(&self.config, ASK_MAX)?;
+        self.stated_at = Instant::now();
+        if topic.message_bytes_max == self.stated_bytes_max {
+            return Ok(());
+        }
+        let why = format!("max.message.bytes is {} now: beginning anew", topic.message_bytes_max);
+        Err(Error::Topic { topic: self.config.topic.clone(), why })
     }
 
     /// Hands what waits to librdkafka, until it has no room.
@@ -122,7 +164,7 @@ impl KafkaSink {
             match producer.send(record) {
                 Ok(()) => {}
                 Err((KafkaError::MessageProduction(RDKafkaErrorCode::QueueFull), _)) => return Ok(()),
-                Err((error @ KafkaError::MessageProduction(RDKafkaErrorCode::MessageSizeTooLarge), _)) => {
+                Err((error, _)) if is_too_large(&error) => {
                     // One record alone is larger than the topic takes: it never left.
                     let ticket = *ticket;
                     self.waiting.retain(|(waiting, _)| *waiting != ticket);
@@ -152,7 +194,11 @@ impl KafkaSink {
             Err(failed) => {
                 self.unsettled.remove(&ticket);
                 self.waiting.retain(|(waiting, _)| *waiting != ticket);
-                // Also where the broker says that it is too large: the topic takes less than it did, and is looked at again.
+                // Also where the broker says that it is too large: librdkafka joins messages up to what the topic took when the
+                // producer was started, so another one is, for what the topic takes now.
+                if matches!(&failed, Undelivered::Refused(error) if is_too_large(error)) {
+                    self.refused = Some(Refused { stated: self.stated_bytes_max, limit: self.message_bytes_max });
+                }
                 Some(Outcome { ticket, result: Err(Failure::Unknown(failed.to_string())) })
             }
         }
@@ -182,6 +228,7 @@ impl Sink for KafkaSink {
         let Some(end) = messages.last().map(|message| message.after) else { return Ok(Sent::Full) };
         if messages.iter().any(|message| message.over_max) {
             // One record alone is larger than the topic takes: the broker would refuse it, and what it is sent together with.
+            self.look_again()?;
             let why = format!("the topic takes {} bytes in one message", self.message_bytes_max);
             self.too_large.push((ticket, why));
             return Ok(Sent::Taken(end));
@@ -245,6 +292,10 @@ impl KafkaSink {
         let failed = self.unsettled.drain().map(|(ticket, _)| ticket);
         outcomes.extend(failed.map(|ticket| Outcome { ticket, result: Err(Failure::Unknown(why.to_owned())) }));
     }
+}
+
+fn is_too_large(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::MessageSizeTooLarge)
 }
 
 fn signing_key(key: &config::SigningKeyFile) -> Result<SigningKey, Error> {

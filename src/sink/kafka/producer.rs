@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientContext;
+use rdkafka::Message as _;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::KafkaError;
 use rdkafka::message::DeliveryResult;
@@ -21,8 +22,20 @@ pub type Producer = BaseProducer<Context>;
 pub struct Delivery {
     /// The batch it belongs to.
     pub ticket: Ticket,
-    /// Whether all in-sync replicas have it.
-    pub result: Result<(), KafkaError>,
+    /// Whether all in-sync replicas have it; if not, or if nobody knows, why.
+    pub result: Result<(), Undelivered>,
+}
+
+/// Why a message is not known to be in the log.
+#[derive(Debug, thiserror::Error)]
+pub enum Undelivered {
+    /// The broker, or librdkafka, says so.
+    #[error(transparent)]
+    Refused(KafkaError),
+    /// librdkafka calls a message delivered, without an offset, when one behind it was: it trusts the broker to refuse what does not
+    /// follow without a gap. A broker that has forgotten the producer (its topic was made again) refuses nothing.
+    #[error("the broker has not said where it lies: only that of one behind it")]
+    Implied,
 }
 
 /// What a producer has reported and nobody has taken yet.
@@ -97,8 +110,9 @@ impl ProducerContext for Context {
 
     fn delivery(&self, result: &DeliveryResult<'_>, ticket: Ticket) {
         let result = match result {
-            Ok(_) => Ok(()),
-            Err((error, _)) => Err(error.clone()),
+            Ok(message) if message.offset() >= 0 => Ok(()),
+            Ok(_) => Err(Undelivered::Implied),
+            Err((error, _)) => Err(Undelivered::Refused(error.clone())),
         };
         if result.is_ok() {
             lock(&self.reports.complaint).take();
@@ -141,7 +155,8 @@ pub fn create(config: &KafkaSink, message_bytes_max: usize, reports: Arc<Reports
     }
     if !options.properties.contains_key("message.max.bytes") {
         // librdkafka's own batches must not be larger than what the topic takes.
-        client.set("message.max.bytes", message_bytes_max.clamp(1000, 1_000_000_000).to_string());
+        client
+            .set("message.max.bytes", message_bytes_max.clamp(super::MESSAGE_BYTES_MAX_MIN, 1_000_000_000).to_string());
     }
     // More than we ever have in flight, so that the queue is never what holds us up.
     let queue_kbytes = (options.in_flight_bytes_max / 512 + 1024).min(2_097_151);

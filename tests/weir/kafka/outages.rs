@@ -54,7 +54,6 @@ fn an_outage_is_waited_out_and_harms_no_client() {
 
 /// Full form: `WEIR_LEADER_MOVES=30`.
 #[test]
-#[ignore = "three brokers and minutes: never seen to its end yet"]
 fn leaders_that_move_lose_nothing() {
     let _turn = turn();
     let kafka = Kafka::start(3);
