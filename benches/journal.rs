@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weir::clock::Clock;
-use weir::event::{End, Reason, RequestNote, SessionNote};
+use weir::event::{Addresses, End, Reason, RequestNote, SessionNote};
 use weir::ids::IdSource;
 use weir::journal::{Budget, Cursor, Options, StateDir, Writer};
 use weir::metrics::metrics;
@@ -21,7 +21,7 @@ use weir::units::Column;
 /// One request, from its first octet to its record.
 #[inline(never)]
 fn measured_request(recorder: &Recorder, session_note: &[u8]) {
-    let (_, measured) = recorder.measure_request(session_note).expect("a slot");
+    let (_, measured) = recorder.measure_request(session_note, 1).expect("a slot");
     measured.add(Column::ReceivedApp, 78);
     let note = RequestNote { host: "127.0.0.1:8080", method: "GET", path: "/small", ..RequestNote::default() };
     measured.append_note(|bytes| note.encode(bytes));
@@ -48,8 +48,7 @@ fn session_note(recorder: &Recorder) -> Vec<u8> {
         tls_version: "",
         sni: "",
         tls_subject: "",
-        client: (IpAddr::V4(Ipv4Addr::LOCALHOST), 43210),
-        peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        addresses: Addresses::full(IpAddr::V4(Ipv4Addr::LOCALHOST), 43210, IpAddr::V4(Ipv4Addr::LOCALHOST)),
     }
     .encode(&mut note);
     note

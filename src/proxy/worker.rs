@@ -50,6 +50,8 @@ pub struct Worker {
     generation: Cell<u64>,
     /// As the node knows it.
     held_bytes: Cell<i64>,
+    /// Of the table of addresses that a record says is in force.
+    table: Cell<u64>,
 }
 
 thread_local! {
@@ -85,10 +87,12 @@ impl Worker {
             coarse_now_us: Cell::new(started_at_us),
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
+            table: Cell::new(0),
             setup: RefCell::new(setup),
             held_bytes: Cell::new(0),
             node,
         });
+        worker.announce_table();
         CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&worker));
         worker
     }
@@ -154,6 +158,16 @@ impl Worker {
         }
     }
 
+    /// Says in a record which table of addresses is in force, once each.
+    fn announce_table(&self) {
+        let generation = self.node.enrichment.generation();
+        if self.table.replace(generation) != generation
+            && let Some(table) = self.node.enrichment.snapshot()
+        {
+            self.recorder.node_knows(self.started_at_us, &table);
+        }
+    }
+
     fn live(&self) -> Vec<Rc<Session>> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| session.strong_count() > 0);
@@ -164,6 +178,7 @@ impl Worker {
         let now_us = self.recorder.now_us();
         self.coarse_now_us.set(now_us);
         let setup = self.setup();
+        self.announce_table();
         let sessions = self.live();
         if self.recorder.hour_turned(now_us) {
             sessions.iter().for_each(|session| session.close_hour(now_us));
