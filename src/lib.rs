@@ -4,7 +4,8 @@
 //!
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
-//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
+//!   the proof that they are all there), [`login`] (who we are to a broker),
+//!   [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
 
@@ -17,6 +18,7 @@ pub mod units;
 
 pub mod attribution;
 pub mod journal;
+pub mod login;
 pub mod meter;
 pub mod sink;
 pub mod source;
