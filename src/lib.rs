@@ -5,7 +5,7 @@
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays),
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
-//!   (messages, and the proof that they are all there), [`sink`], [`source`] (a topic to read from)
+//!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
 
@@ -19,6 +19,7 @@ pub mod units;
 pub mod attribution;
 pub mod enrichment;
 pub mod journal;
+pub mod login;
 pub mod meter;
 pub mod privacy;
 pub mod screening;

@@ -13,12 +13,15 @@ use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer, ConsumerContext};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
+
+use crate::login;
 
 /// How long the broker may take to answer at the start.
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -124,6 +127,12 @@ fn utc(text: &str) -> Option<i64> {
 struct Context;
 
 impl ClientContext for Context {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Ok(login::token(config)?)
+    }
+
     fn log(&self, _: RDKafkaLogLevel, facility: &str, text: &str) {
         debug!(facility, "librdkafka: {text}");
     }
@@ -184,6 +193,10 @@ impl Source {
             .set("topic.metadata.propagation.max.ms", "5000")
             .set("check.crcs", "true");
         let consumer = BaseConsumer::from_config_and_context(&config, Context).map_err(failed("read"))?;
+        // A token that the broker asks for is handed over by polling.
+        if let Some(Err(error)) = consumer.poll(Duration::from_millis(20)) {
+            debug!(%error, "librdkafka");
+        }
         let metadata = consumer.fetch_metadata(Some(topic), ASK_MAX).map_err(failed("find"))?;
         let known = metadata.topics().iter().find(|known| known.name() == topic);
         let partitions: Vec<i32> =

@@ -11,9 +11,13 @@
 #   tests/kafka.sh jars                             only fetches Kafka, and prints its class path
 #
 # Needs Java 17 or newer, and Maven the first time. What is fetched is kept in $WEIR_KAFKA_CACHE (default: weir-kafka in
-# the user's cache); a cluster's state is in $WEIR_KAFKA_DIR (default: `cluster` in there). Each broker has three addresses:
-# plain (P, P+1, …), the controller's (P+10, …) and SASL (P+20, …; PLAIN and SCRAM-SHA-512; user weir, password weir-secret
-# may do everything; user outsider, password outsider-secret, nothing). `--until-exit-of PID` ends the cluster with a process.
+# the user's cache); a cluster's state is in $WEIR_KAFKA_DIR (default: `cluster` in there). Each broker has five addresses:
+#   P, P+1, …   plain          P+10, …   the controller's
+#   P+20, …     SASL: PLAIN, SCRAM-SHA-512, OAUTHBEARER (unsigned tokens). User weir, password weir-secret, may do
+#               everything; user outsider, password outsider-secret, nothing
+#   P+30, …     TLS, with a client certificate     P+40, …   TLS and SASL
+# Certificates are beside the cluster's state: server.pem (its own authority), client.p12 (password weir-secret), and
+# stranger.p12, which no broker knows. `--until-exit-of PID` ends the cluster with a process.
 set -euo pipefail
 
 version=${WEIR_KAFKA_VERSION:-4.1.1}
@@ -91,27 +95,53 @@ bootstrap() {
     echo "${list#,}"
 }
 
+# Self-signed, so that each is its own authority.
+certificate() {
+    local name=$1
+    keytool -genkeypair -alias weir -keyalg EC -groupname secp256r1 -validity 3650 -dname "CN=$name" \
+        -ext san=ip:127.0.0.1,dns:localhost -storetype PKCS12 -keystore "$dir/$name.p12" -storepass weir-secret
+    keytool -exportcert -rfc -alias weir -keystore "$dir/$name.p12" -storepass weir-secret -file "$dir/$name.pem"
+}
+
+certificates() {
+    local log
+    for name in server client stranger; do
+        log=$(certificate "$name" 2>&1) || fail "no certificate can be made: $log"
+    done
+}
+
 format() {
+    certificates
     local voters= id replication=$((brokers < 3 ? 1 : 3))
     for k in $(seq "$brokers"); do voters=$voters,$k@127.0.0.1:$((port + 9 + k)); done
     id=$(head -c 16 /dev/urandom | base64 | tr '+/' 'aa' | cut -c 1-22)
     for k in $(seq "$brokers"); do
         mkdir -p "$dir/broker-$k"
         local plain=127.0.0.1:$((port + k - 1)) control=127.0.0.1:$((port + 9 + k)) sasl=127.0.0.1:$((port + 19 + k))
+        local tls=127.0.0.1:$((port + 29 + k)) sasl_tls=127.0.0.1:$((port + 39 + k))
         cat >"$dir/broker-$k/server.properties" <<SERVER
 process.roles=broker,controller
 node.id=$k
 controller.quorum.voters=${voters#,}
-listeners=PLAINTEXT://$plain,CONTROLLER://$control,SASL_PLAINTEXT://$sasl
-advertised.listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl
-listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT
+listeners=PLAINTEXT://$plain,CONTROLLER://$control,SASL_PLAINTEXT://$sasl,SSL://$tls,SASL_SSL://$sasl_tls
+advertised.listeners=PLAINTEXT://$plain,SASL_PLAINTEXT://$sasl,SSL://$tls,SASL_SSL://$sasl_tls
+listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_PLAINTEXT:SASL_PLAINTEXT,SSL:SSL,SASL_SSL:SASL_SSL
 controller.listener.names=CONTROLLER
 inter.broker.listener.name=PLAINTEXT
-sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512
-listener.name.sasl_plaintext.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_weir="weir-secret" user_outsider="outsider-secret";
-listener.name.sasl_plaintext.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;
+sasl.enabled.mechanisms=PLAIN,SCRAM-SHA-512,OAUTHBEARER
+$(for listener in sasl_plaintext sasl_ssl; do
+    echo "listener.name.$listener.plain.sasl.jaas.config=org.apache.kafka.common.security.plain.PlainLoginModule required user_weir=\"weir-secret\" user_outsider=\"outsider-secret\";"
+    echo "listener.name.$listener.scram-sha-512.sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required;"
+    echo "listener.name.$listener.oauthbearer.sasl.jaas.config=org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule required unsecuredLoginStringClaim_sub=\"broker\";"
+done)
+ssl.keystore.type=PKCS12
+ssl.keystore.location=$dir/server.p12
+ssl.keystore.password=weir-secret
+ssl.truststore.type=PEM
+ssl.truststore.location=$dir/client.pem
+listener.name.ssl.ssl.client.auth=required
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
-super.users=User:ANONYMOUS;User:weir
+super.users=User:ANONYMOUS;User:weir;User:CN=client
 log.dirs=$dir/broker-$k/data
 num.partitions=1
 auto.create.topics.enable=false
@@ -224,6 +254,9 @@ start() {
     cat <<HELP
 bootstrap_servers = "$(bootstrap)"
 sasl_bootstrap_servers = "127.0.0.1:$((port + 20))"
+tls_bootstrap_servers = "127.0.0.1:$((port + 30))"
+sasl_tls_bootstrap_servers = "127.0.0.1:$((port + 40))"
+certificates = "$dir"
 records:  weir events --kafka $(bootstrap) --topic weir.usage --follow
 messages: tests/kafka.sh consume weir.usage
 HELP

@@ -7,7 +7,9 @@ use std::time::Duration;
 use toml::Spanned;
 
 use super::fields::Section;
-use super::kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
+use super::kafka::{
+    Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, OAUTH_PROPERTY, SigningKeyFile, token_file,
+};
 use super::raw::{RawKafka, RawSink};
 use super::{Sink, suggest};
 
@@ -53,6 +55,7 @@ const REFUSED: &[(&str, &str)] = &[
     ("transactional.id", "weir sends without transactions: consumers drop what comes twice by its seq"),
     ("test.mock.num.brokers", "records would go to a pretended broker in this process, which forgets them"),
     ("test.mock.broker.rtt", "there is no pretended broker here"),
+    ("enable.sasl.oauthbearer.unsecure.jwt", "anybody could make such a token; weir takes one from a file"),
     ("plugin.library.paths", "no foreign code is loaded into this process"),
     ("enable.sparse.connections", "every broker that leads a partition is needed"),
 ];
@@ -155,6 +158,19 @@ fn properties(
         };
         if let Err((what, action)) = property(name, &text) {
             section.wrong(span, &at, what, action);
+            continue;
+        }
+        if name == OAUTH_PROPERTY && token_file(&text).is_none() {
+            let what = "does not say where the token is".to_string();
+            section.wrong(span, &at, what, "write \"token_file=PATH\" of a JWT that is renewed there");
+            continue;
+        }
+        if matches!(name, "sasl.mechanism" | "sasl.mechanisms")
+            && text.eq_ignore_ascii_case("OAUTHBEARER")
+            && !given.keys().any(|key| key.get_ref() == OAUTH_PROPERTY)
+        {
+            let what = format!("is OAUTHBEARER, but there is no {OAUTH_PROPERTY}");
+            section.wrong(span, &at, what, "write \"token_file=PATH\" there");
             continue;
         }
         properties.insert(name.to_string(), text);

@@ -108,3 +108,11 @@ impl Compression {
         }
     }
 }
+
+/// The property of librdkafka that says where a token for SASL OAUTHBEARER comes from.
+pub const OAUTH_PROPERTY: &str = "sasl.oauthbearer.config";
+
+/// The file that its value names.
+pub fn token_file(value: &str) -> Option<&str> {
+    value.trim().strip_prefix("token_file=").filter(|path| !path.is_empty())
+}

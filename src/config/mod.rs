@@ -42,7 +42,9 @@ mod tests;
 
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
-pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
+pub use kafka::{
+    Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, OAUTH_PROPERTY, SigningKeyFile, token_file,
+};
 pub use limits::Limits;
 pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
 pub(crate) use routing::path_has_prefix;

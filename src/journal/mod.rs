@@ -76,7 +76,7 @@ pub use frame::PAYLOAD_BYTES_MAX;
 pub use keeper::Keeper;
 pub use listing::{EpochListing, ShardListing, list};
 pub use outcome::{Outcome, SlotKind};
-pub use reader::{DamagedRange, Entry, Frame, Reader};
+pub use reader::{DamagedRange, Entry, Frame, Reader, Step};
 pub use recovery::{OpenSlot, Recovery};
 pub use shared::{Health, Released, Shared};
 pub use slots::{Slot, SlotReading, SlotView};

@@ -47,6 +47,15 @@ pub enum Entry {
     Damaged(DamagedRange),
 }
 
+/// What a reader comes upon, a record by its seq alone.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// A record's seq; its bytes are [`Reader::payload`].
+    Record(u64),
+    /// Records that are lost.
+    Damaged(DamagedRange),
+}
+
 /// Reads the records of a shard in order.
 #[derive(Debug)]
 pub struct Reader {
@@ -112,6 +121,22 @@ impl Reader {
 
     /// [`Self::next`], but only records below `limit`, such as [`super::Shared::synced_seq`].
     pub fn next_below(&mut self, limit: u64) -> Result<Option<Entry>, Error> {
+        Ok(self.step_below(limit)?.map(|step| match step {
+            Step::Record(seq) => Entry::Frame(Frame { seq, payload: self.payload().to_vec() }),
+            Step::Damaged(range) => Entry::Damaged(range),
+        }))
+    }
+
+    /// The bytes of the record that the last step came upon, without a copy.
+    pub fn payload(&self) -> &[u8] {
+        match (&self.current, &self.last) {
+            (Some(segment), Some((head, offset))) => segment.payload(*offset, head),
+            _ => &[],
+        }
+    }
+
+    /// [`Self::next_below`] without a copy of the record.
+    pub fn step_below(&mut self, limit: u64) -> Result<Option<Step>, Error> {
         loop {
             if self.want >= limit {
                 return Ok(None);
@@ -150,7 +175,7 @@ impl Reader {
                     reason: "missing segment",
                 };
                 self.want = segment.name.first_seq;
-                return Ok(Some(Entry::Damaged(damaged)));
+                return Ok(Some(Step::Damaged(damaged)));
             }
             let at = segment.name.first_seq + segment.next.count;
             let head = segment.frame(self.stop.is_some() || self.unpublished_too)?;
@@ -165,7 +190,7 @@ impl Reader {
                 }
                 self.want = at + 1;
                 self.last = Some((head, offset));
-                return Ok(Some(Entry::Frame(Frame { seq: at, payload: segment.payload(offset, &head) })));
+                return Ok(Some(Step::Record(at)));
             }
             match segment.damage(self.stop, self.unpublished_too)? {
                 Some(damaged) => {
@@ -177,7 +202,7 @@ impl Reader {
                     }
                     let damaged = DamagedRange { first_seq: damaged.first_seq.max(self.want), ..damaged };
                     self.want = damaged.next_seq;
-                    return Ok(Some(Entry::Damaged(damaged)));
+                    return Ok(Some(Step::Damaged(damaged)));
                 }
                 None => {
                     // All of it was read. Has the writer gone on to another file?

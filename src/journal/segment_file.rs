@@ -140,9 +140,10 @@ impl SegmentFile {
         Ok(())
     }
 
-    pub(super) fn payload(&self, offset: u64, head: &Head) -> Vec<u8> {
+    /// A frame's payload, as long as it is the one that was read last.
+    pub(super) fn payload(&self, offset: u64, head: &Head) -> &[u8] {
         let at = (offset - self.window_at) as usize + frame::HEADER_BYTES;
-        self.window[at..at + head.payload_bytes].to_vec()
+        &self.window[at..at + head.payload_bytes]
     }
 
     /// There is no frame of the wanted seq at `next`: what is lost, up to the next good frame or the end, where reading goes on.

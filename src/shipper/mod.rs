@@ -334,15 +334,16 @@ impl Work {
                     break;
                 }
                 let shared = stream.shared();
+                let records = stream.pending.records();
                 let batch = Batch {
                     node: shared.node(),
                     epoch: shared.epoch(),
                     shard: shared.shard(),
                     first_seq: stream.pending.first_seq,
                     after: stream.sent(),
-                    records: &stream.pending.records,
+                    records: &records,
                 };
-                let bytes = stream.pending.bytes;
+                let bytes = stream.pending.bytes();
                 match sink.send(self.next_ticket, &batch)? {
                     Sent::Full => return Ok(sent),
                     Sent::Taken(end) => stream.taken(self.next_ticket, end),

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use tracing::error;
 
 use super::Source;
-use crate::journal::{self, Cursor, Entry, EpochDir, Reader, Shared};
+use crate::journal::{self, Cursor, EpochDir, Reader, Shared, Step};
 use crate::sink::{Boundary, Hash, Ticket};
 
 /// How often the cursor follows what is acknowledged: a crash repeats at most what was acknowledged since.
@@ -47,12 +47,41 @@ enum Answer {
 pub struct Pending {
     /// Seq of the first; the others follow without a gap.
     pub first_seq: u64,
-    /// Their bytes.
-    pub records: Vec<Vec<u8>>,
-    /// All of their bytes together.
-    pub bytes: usize,
+    /// Their bytes, one behind another.
+    bytes: Vec<u8>,
+    /// Where each ends in there.
+    ends: Vec<usize>,
     /// When the first was read.
     since: Option<Instant>,
+}
+
+impl Pending {
+    /// Each record's bytes.
+    pub fn records(&self) -> Vec<&[u8]> {
+        let mut from = 0;
+        let record = |to: &usize| {
+            let record = &self.bytes[from..*to];
+            from = *to;
+            record
+        };
+        self.ends.iter().map(record).collect()
+    }
+
+    /// All of their bytes together.
+    pub fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
+    fn count(&self) -> usize {
+        self.ends.len()
+    }
+
+    /// Forgets them; the room stays.
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.ends.clear();
+        self.since = None;
+    }
 }
 
 /// What a batch may hold.
@@ -146,46 +175,40 @@ impl Stream {
         let pending = &mut self.pending;
         let mut complete = hurry;
         loop {
-            if pending.records.len() >= batch_max.records || pending.bytes >= batch_max.bytes {
+            if pending.count() >= batch_max.records || pending.bytes() >= batch_max.bytes {
                 complete = true;
                 break;
             }
-            match reader.next_below(limit)? {
+            match reader.step_below(limit)? {
                 None => break,
-                Some(Entry::Frame(frame)) => {
-                    if pending.records.is_empty() {
-                        pending.first_seq = frame.seq;
+                Some(Step::Record(seq)) => {
+                    if pending.ends.is_empty() {
+                        pending.first_seq = seq;
                         pending.since = Some(now);
                     }
-                    if frame.seq != pending.first_seq + pending.records.len() as u64 {
+                    if seq != pending.first_seq + pending.count() as u64 {
                         // Behind damage: a batch is consecutive.
-                        (self.reader, self.read_from) = (None, frame.seq);
+                        (self.reader, self.read_from) = (None, seq);
                         complete = true;
                         break;
                     }
-                    pending.bytes += frame.payload.len();
-                    pending.records.push(frame.payload);
+                    pending.bytes.extend_from_slice(reader.payload());
+                    pending.ends.push(pending.bytes.len());
                 }
-                Some(Entry::Damaged(range)) => error!(?range, "records lost to damage in the journal: a gap"),
+                Some(Step::Damaged(range)) => error!(?range, "records lost to damage in the journal: a gap"),
             }
         }
         let waited = pending.since.is_some_and(|since| now.duration_since(since) >= batch_max.linger);
-        Ok(!pending.records.is_empty() && (complete || waited))
+        Ok(!pending.ends.is_empty() && (complete || waited))
     }
 
     /// The batch that was read has been taken by the sink.
     pub fn taken(&mut self, ticket: Ticket, end: Boundary) {
-        let pending = std::mem::take(&mut self.pending);
-        let records = pending.records.len() as u64;
-        assert_eq!(end.next_seq, pending.first_seq + records, "the sink took other records than it was given");
+        let (records, bytes) = (self.pending.count() as u64, self.pending.bytes() as u64);
+        assert_eq!(end.next_seq, self.pending.first_seq + records, "the sink took other records than it was given");
         self.sent = end;
-        self.flights.push_back(Flight {
-            ticket,
-            end: self.sent,
-            records,
-            bytes: pending.bytes as u64,
-            answer: Answer::None,
-        });
+        self.flights.push_back(Flight { ticket, end: self.sent, records, bytes, answer: Answer::None });
+        self.pending.clear();
     }
 
     /// A batch is safe. How many records became acknowledged by it, and the batch's bytes.
@@ -238,7 +261,7 @@ impl Stream {
     /// Forgets what was sent and not acknowledged: it is read and sent again.
     pub fn rewind(&mut self) {
         self.flights.clear();
-        self.pending = Pending::default();
+        self.pending.clear();
         self.sent = self.acknowledged;
         self.too_large = false;
         (self.reader, self.read_from) = (None, self.acknowledged.next_seq);
@@ -246,7 +269,7 @@ impl Stream {
 
     /// What is damaged at the end of a dead epoch will never be followed by a record: it counts as gone.
     fn pass_damaged_end(&mut self) {
-        let idle = self.flights.is_empty() && self.pending.records.is_empty();
+        let idle = self.flights.is_empty() && self.pending.ends.is_empty();
         let Some(reader) = self.reader.as_ref().filter(|_| self.source.dead.is_some() && idle) else { return };
         self.acknowledged.next_seq = self.acknowledged.next_seq.max(reader.next_seq());
     }

@@ -48,7 +48,7 @@ impl Sink for Moody {
     fn send(&mut self, ticket: Ticket, batch: &Batch<'_>) -> Result<Sent, Error> {
         assert!(batch.after.next_seq <= batch.first_seq, "records are sent before those in front of them");
         let mood = if self.calm { 99 } else { self.dice.below(100) };
-        let bytes: usize = batch.records.iter().map(Vec::len).sum();
+        let bytes: usize = batch.records.iter().map(|record| record.len()).sum();
         let (lands, answer) = match mood {
             0..8 => return Ok(Sent::Full),
             8..10 => return Err(Error::Topic { topic: "t".to_owned(), why: "moody".to_owned() }),
@@ -61,7 +61,7 @@ impl Sink for Moody {
             let mut delivered = self.delivered.lock().unwrap();
             let shard = delivered.entry(batch.shard).or_default();
             for (seq, record) in (batch.first_seq..).zip(batch.records) {
-                let before = shard.insert(seq, record.clone());
+                let before = shard.insert(seq, record.to_vec());
                 assert!(before.is_none_or(|before| before == *record), "two records of one seq");
             }
         }

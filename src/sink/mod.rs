@@ -36,7 +36,7 @@ pub struct Batch<'a> {
     /// Where the batch before ended: below `first_seq` if records between were lost to damage.
     pub after: Boundary,
     /// Each record's `UsageRecord` bytes.
-    pub records: &'a [Vec<u8>],
+    pub records: &'a [&'a [u8]],
 }
 
 /// What [`Sink::send`] did.

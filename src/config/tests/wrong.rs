@@ -93,14 +93,16 @@ const WRONG: &[(&str, &str, &str)] = &[
     ),
     (
         "[sink]\nkind = \"kafka\"\nbootstrap_servers = \"a:1\"\n[sink.kafka.properties]\n\"acks\" = 1\n\"acs\" = 1\n\
-         \"message.timeout.ms\" = 0\n\"socket.timeout.ms\" = \"x\"\n\"compression.type\" = \"lz4\"",
+         \"message.timeout.ms\" = 0\n\"socket.timeout.ms\" = \"x\"\n\"compression.type\" = \"lz4\"\n\"sasl.mechanism\" = \"OAUTHBEARER\"",
         "",
         "weir.toml:5:10: sink.kafka.properties.\"acks\": \"1\" would break the promise that nothing is lost: a batch would count as \
          delivered before its replicas have it; leave it out (it is all or -1)\n\
          weir.toml:6:9: sink.kafka.properties.\"acs\": is no property of librdkafka; see librdkafka's CONFIGURATION.md for the names\n\
          weir.toml:8:23: sink.kafka.properties.\"socket.timeout.ms\": Invalid value for configuration property \"socket.timeout.ms\"; see \
          librdkafka's CONFIGURATION.md for its values\n\
-         weir.toml:9:22: sink.kafka.properties.\"compression.type\": has an option of its own; write it as [sink.kafka] compression",
+         weir.toml:9:22: sink.kafka.properties.\"compression.type\": has an option of its own; write it as [sink.kafka] compression\n\
+         weir.toml:10:20: sink.kafka.properties.\"sasl.mechanism\": is OAUTHBEARER, but there is no sasl.oauthbearer.config; write \
+         \"token_file=PATH\" there",
     ),
     ("[sink]\nkind = \"file\"", "", "weir.toml:2:8: sink.path: is missing; write the directory for the files"),
     (

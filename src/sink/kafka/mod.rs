@@ -9,6 +9,7 @@
 //! * **Before the first message** the topic is looked at ([`topic`]): it is made where it is missing, and what it lacks is named.
 
 mod producer;
+mod token;
 mod topic;
 
 use std::collections::{HashMap, VecDeque};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use rdkafka::ClientContext;
 use rdkafka::admin::{AdminClient, AdminOptions, ConfigResource, NewTopic, ResourceSpecifier, TopicReplication};
+use rdkafka::client::OAuthToken;
 use rdkafka::config::{FromClientConfigAndContext, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
@@ -12,8 +13,9 @@ use rdkafka::producer::{BaseProducer, Producer as _, ProducerContext};
 use tracing::{debug, info};
 
 use super::super::Error;
-use super::producer;
+use super::{producer, token};
 use crate::config::KafkaSink;
+use crate::login;
 
 /// What Kafka takes in one message where nobody says otherwise.
 const DEFAULT_MESSAGE_BYTES_MAX: usize = 1_048_588;
@@ -115,6 +117,12 @@ struct Quiet {
 }
 
 impl ClientContext for Quiet {
+    const ENABLE_REFRESH_OAUTH_TOKEN: bool = true;
+
+    fn generate_oauth_token(&self, config: Option<&str>) -> Result<OAuthToken, Box<dyn std::error::Error>> {
+        Ok(login::token(config)?)
+    }
+
     fn log(&self, level: RDKafkaLogLevel, facility: &str, text: &str) {
         producer::log(level, facility, text);
     }
@@ -152,9 +160,13 @@ fn look(config: &KafkaSink, wait: Duration, create: bool) -> Result<Topic, Error
     };
     let admin =
         AdminClient::from_config_and_context(&super::client(config), Quiet::default()).map_err(failed("ask"))?;
+    token::hand_over(admin.inner(), config)
+        .map_err(|why| Error::Topic { topic: config.topic.clone(), why: format!("it cannot be asked for: {why}") })?;
     // What a client has to say of itself is heard by polling it, which only a producer lets us do.
     let asker =
         BaseProducer::from_config_and_context(&super::client(config), Quiet::default()).map_err(failed("ask"))?;
+    // A token that the broker asks for is handed over here, too.
+    asker.poll(Duration::from_millis(20));
     let found = partitions(&asker, config, wait).map_err(|source| {
         asker.poll(Duration::from_millis(20));
         let complaint = asker.context().complaint.lock().unwrap_or_else(PoisonError::into_inner).take();

@@ -4,6 +4,7 @@
 
 mod flow;
 mod kills;
+mod logins;
 mod outages;
 mod refusals;
 

@@ -19,11 +19,11 @@ fn start(sink: &str) -> (Weir, Origin) {
     (Weir::start(&config), origin)
 }
 
-fn readyz_tells(process: &Process, word: &str) {
+pub fn readyz_tells(process: &Process, word: &str) {
     until(&format!("/readyz to tell of {word:?}"), || process.admin("/readyz").1.contains(word).then_some(()));
 }
 
-fn only_real(what: &str) -> bool {
+pub fn only_real(what: &str) -> bool {
     if !is_real() {
         eprintln!("the mock cluster has no {what}: left out");
     }
@@ -216,57 +216,4 @@ fn a_reader_of_a_topic_that_is_deleted_ends_and_says_so() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{said}");
     assert!(said.contains("cannot read gone"), "{said}");
-}
-
-#[test]
-fn a_wrong_password_or_no_right_is_told_and_nothing_is_lost() {
-    if !only_real("SASL") {
-        return;
-    }
-    let kafka = Kafka::shared();
-    let user = |mechanism: &str, name: &str, password: &str| {
-        let sink = kafka.sink("secured", "").replace(&kafka.servers, &kafka.sasl_servers);
-        format!(
-            "{sink}[sink.kafka.properties]\n\"security.protocol\" = \"sasl_plaintext\"\n\"sasl.mechanism\" = \"{mechanism}\"\n\
-             \"sasl.username\" = \"{name}\"\n\"sasl.password\" = \"{password}\"\n"
-        )
-    };
-    let origin = Origin::http();
-    let mut config = Config::http(origin.address);
-    config.sink = user("SCRAM-SHA-512", "weir", "no-such-secret");
-    let weir = Weir::start(&config);
-    let mut book = Book::default();
-    let run = |process: &Process, book: &mut Book| {
-        let load = Load::start(process.address("web"), 2, Duration::from_millis(5));
-        std::thread::sleep(Duration::from_secs(1));
-        load.end();
-        book.note(&weir.house);
-    };
-    run(&weir.process, &mut book);
-    readyz_tells(&weir.process, "the sink takes no records");
-    let told = weir.process.await_line("the sink does not take records");
-    assert!(told.contains("uthentication"), "{told}");
-    assert!(!weir.process.log().iter().any(|line| line.contains("no-such-secret")));
-    weir.process.stop();
-
-    config.sink = user("PLAIN", "outsider", "outsider-secret");
-    weir.house.write(&config);
-    let process = weir.house.run(&[]);
-    run(&process, &mut book);
-    let told = process.await_line("the sink does not take records");
-    assert!(told.contains("uthorization") || told.contains("refuse"), "{told}");
-    process.stop();
-
-    for mechanism in ["SCRAM-SHA-512", "PLAIN"] {
-        config.sink = user(mechanism, "weir", "weir-secret");
-        weir.house.write(&config);
-        let process = weir.house.run(&[]);
-        run(&process, &mut book);
-        await_acknowledged(&process, 1.0);
-        stop(process);
-    }
-    let reading = kafka.read("secured");
-    reading.assert_whole();
-    reading.records.assert_lawful();
-    book.assert_in(&reading);
 }

@@ -18,9 +18,19 @@ use super::records::{Record, Records};
 /// A cluster.
 pub struct Kafka {
     pub servers: String,
-    /// With SASL; empty where there is none.
-    pub sasl_servers: String,
+    /// Other ways to the real one; empty where there are none.
+    pub ways: Ways,
     kind: Kind,
+}
+
+/// Addresses that ask who one is.
+#[derive(Default)]
+pub struct Ways {
+    pub sasl: String,
+    pub tls: String,
+    pub sasl_tls: String,
+    /// Where `server.pem`, `client.p12` and `stranger.p12` are.
+    pub certificates: String,
 }
 
 enum Kind {
@@ -78,7 +88,7 @@ impl Kafka {
             theirs.iter().for_each(|job| job(&cluster));
         });
         let servers = addresses.recv().unwrap();
-        Self { servers, sasl_servers: String::new(), kind: Kind::Mock(Mutex::new(jobs)) }
+        Self { servers, ways: Ways::default(), kind: Kind::Mock(Mutex::new(jobs)) }
     }
 
     fn real(brokers: usize) -> Self {
@@ -97,9 +107,14 @@ impl Kafka {
                     let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap();
                     line.trim_matches([' ', '=', '"']).to_owned()
                 };
-                let (servers, sasl_servers) = (value("bootstrap_servers"), value("sasl_bootstrap_servers"));
-                let brokers = brokers.parse().unwrap();
-                return Self { servers, sasl_servers, kind: Kind::Real { state, brokers } };
+                let ways = Ways {
+                    sasl: value("sasl_bootstrap_servers"),
+                    tls: value("tls_bootstrap_servers"),
+                    sasl_tls: value("sasl_tls_bootstrap_servers"),
+                    certificates: value("certificates"),
+                };
+                let (servers, brokers) = (value("bootstrap_servers"), brokers.parse().unwrap());
+                return Self { servers, ways, kind: Kind::Real { state, brokers } };
             }
             script(&state, &["clean"]);
         }
@@ -255,7 +270,7 @@ fn free_ports(brokers: usize) -> u16 {
     (0..400u16)
         .map(|step| 10_000 + (first - 10_000 + step * 50) % 20_000)
         .find(|port| {
-            let wanted = (0..3).flat_map(|row| (0..brokers as u16).map(move |broker| port + row * 10 + broker));
+            let wanted = (0..5).flat_map(|row| (0..brokers as u16).map(move |broker| port + row * 10 + broker));
             wanted.into_iter().all(|port| TcpListener::bind(("127.0.0.1", port)).is_ok())
         })
         .expect("free ports")
