@@ -364,8 +364,7 @@ impl Session {
             self.ends_billing(Reason::Screened);
         }
         if self.is_raw_tunnel() && *attribution.rule == *UNATTRIBUTED {
-            metrics.unattributed.increment(1);
-            self.worker.node.count_unattributed();
+            self.worker.count_unattributed();
         }
         let accounts_version = match attribution.accounts_version {
             0 => place.accounts_version,

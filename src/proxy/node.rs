@@ -66,9 +66,9 @@ impl Node {
         }
     }
 
-    /// A request or a raw session is nobody's.
-    pub fn count_unattributed(&self) {
-        self.unattributed.fetch_add(1, Ordering::Relaxed);
+    /// So many requests and raw sessions were nobody's.
+    pub fn add_unattributed(&self, count: u64) {
+        self.unattributed.fetch_add(count, Ordering::Relaxed);
     }
 
     /// How many were since this was asked last.

@@ -52,6 +52,8 @@ pub struct Worker {
     held_bytes: Cell<i64>,
     /// Of the table of addresses that a record says is in force.
     table: Cell<u64>,
+    /// Requests and raw sessions that were nobody's, since the last sweep.
+    unattributed: Cell<u64>,
 }
 
 thread_local! {
@@ -88,6 +90,7 @@ impl Worker {
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
             table: Cell::new(0),
+            unattributed: Cell::new(0),
             setup: RefCell::new(setup),
             held_bytes: Cell::new(0),
             node,
@@ -124,6 +127,19 @@ impl Worker {
         self.node.release(peer);
     }
 
+    /// A request or a raw session is nobody's.
+    pub fn count_unattributed(&self) {
+        self.unattributed.set(self.unattributed.get() + 1);
+    }
+
+    fn publish_unattributed(&self) {
+        let count = self.unattributed.take();
+        if count > 0 {
+            self.metrics.unattributed.increment(count);
+            self.node.add_unattributed(count);
+        }
+    }
+
     /// True when no session is left.
     pub fn is_empty(&self) -> bool {
         self.sessions.borrow().iter().all(|session| session.strong_count() == 0)
@@ -143,6 +159,7 @@ impl Worker {
 
     /// The last record of the shard.
     pub fn close(&self) {
+        self.publish_unattributed();
         self.recorder.beat(self.started_at_us);
         self.recorder.write_rest();
         self.recorder.node(Phase::Close, self.started_at_us);
@@ -179,6 +196,7 @@ impl Worker {
         self.coarse_now_us.set(now_us);
         let setup = self.setup();
         self.announce_table();
+        self.publish_unattributed();
         let sessions = self.live();
         if self.recorder.hour_turned(now_us) {
             sessions.iter().for_each(|session| session.close_hour(now_us));

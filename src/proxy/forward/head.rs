@@ -89,8 +89,7 @@ pub(super) fn describe(
     // A proxy's own health check is nobody's: it keeps what the session has, which is no account.
     let is_nobodys = session.is_health_check();
     if *attribution.rule == *UNATTRIBUTED && !is_nobodys {
-        session.worker.metrics.unattributed.increment(1);
-        session.worker.node.count_unattributed();
+        session.worker.count_unattributed();
     }
     let account = if is_nobodys { &identity.account } else { &attribution.account };
     let differs =
