@@ -32,6 +32,7 @@ mod pages;
 pub mod plan;
 mod record;
 mod reload;
+pub mod snapshot;
 mod source;
 mod sources;
 mod steps;
@@ -83,7 +84,7 @@ pub struct TableFacts {
 impl Table {
     fn new(v4: Table4, v6: Table6, records: Records, facts: TableFacts) -> Table {
         let mut table = Table { v4, v6, records, facts };
-        table.facts.id = guard::id(&table);
+        table.facts.id = snapshot::id(&table);
         table
     }
 

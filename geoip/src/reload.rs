@@ -86,7 +86,9 @@ impl Reloader {
     pub fn check(&mut self, now: SystemTime, force: bool) -> Outcome {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
         let stamps = stamps(&self.plan);
-        let due = self.live.load().facts().changes_at.is_some_and(|at| at <= seconds(now));
+        // A snapshot's rows are dated where it is compiled.
+        let due =
+            self.plan.snapshot.is_none() && self.live.load().facts().changes_at.is_some_and(|at| at <= seconds(now));
         if !force && stamps == self.stamps && !(due && self.failed.is_none()) {
             return Outcome::Unchanged;
         }
