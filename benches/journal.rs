@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use weir::clock::Clock;
-use weir::event::{End, Reason, RequestNote, SessionNote};
+use weir::event::{Addresses, End, Reason, RequestNote, SessionNote};
 use weir::ids::IdSource;
 use weir::journal::{Budget, Cursor, Options, StateDir, Writer};
 use weir::metrics::metrics;
@@ -48,8 +48,7 @@ fn session_note(recorder: &Recorder) -> Vec<u8> {
         tls_version: "",
         sni: "",
         tls_subject: "",
-        client: (IpAddr::V4(Ipv4Addr::LOCALHOST), 43210),
-        peer: IpAddr::V4(Ipv4Addr::LOCALHOST),
+        addresses: Addresses::full(IpAddr::V4(Ipv4Addr::LOCALHOST), 43210, IpAddr::V4(Ipv4Addr::LOCALHOST)),
     }
     .encode(&mut note);
     note

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use weir::config::Config;
-use weir::event::{End, Kind, Losses, Phase, Reason, RequestNote, SessionNote, Tail};
+use weir::event::{Addresses, End, Kind, Losses, Phase, Reason, RequestNote, SessionNote, Tail};
 use weir::ids::IdSource;
 use weir::journal::{Budget, Cursor, Options, StateDir, Writer};
 use weir::metrics::metrics;
@@ -104,8 +104,7 @@ fn records() -> Vec<Vec<u8>> {
             tls_version: "",
             sni: "",
             tls_subject: "",
-            client,
-            peer: client.0,
+            addresses: Addresses::full(client.0, client.1, client.0),
         }
         .encode(&mut record);
         RequestNote::encode_id(ids.next(now_us), &mut record);

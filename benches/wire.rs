@@ -13,7 +13,7 @@ use std::sync::Arc;
 use prost::Message as _;
 use rustix::time::{ClockId, clock_gettime};
 use weir::event::v1::UsageBatch;
-use weir::event::{End, Kind, Phase, Reason, RequestNote, SessionNote, Tail, UsageRecord};
+use weir::event::{Addresses, End, Kind, Phase, Reason, RequestNote, SessionNote, Tail, UsageRecord};
 use weir::ids::IdSource;
 use weir::units::Counters;
 use weir::wire::{
@@ -176,8 +176,7 @@ fn mix() -> Vec<Vec<u8>> {
             tls_version: "",
             sni: "",
             tls_subject: "",
-            client,
-            peer: client.0,
+            addresses: Addresses::full(client.0, client.1, client.0),
         }
         .encode(&mut note);
         let session_us = now_us;

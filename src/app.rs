@@ -5,6 +5,7 @@
 //! weir-worker-N    sessions                                                  (a runtime each, a journal shard each)
 //! weir-keeper      fdatasync of journals
 //! weir-shipper     journals → sink
+//! weir-geoip       files of addresses → the table in use
 //! ```
 //!
 //! The end: stop accepting, let sessions end by themselves until the drain's deadline, cut the rest, write the last
@@ -17,10 +18,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context;
+use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
+use crate::enrichment::{Enrichment, Refresher};
 use crate::event::Losses;
 use crate::handover::{self, Sockets};
 use crate::journal::{Budget, EpochDir, Keeper, Options, StateDir, Writer};
@@ -51,6 +55,12 @@ pub(crate) struct App {
     epoch: Arc<EpochDir>,
     /// New connections are turned away for want of memory.
     memory_full: bool,
+    /// Keeps the table of addresses up to date, where there is one.
+    refresher: Option<Refresher>,
+    /// Reads changed tables of accounts.
+    tables_read: Option<JoinHandle<()>>,
+    /// The next key of pseudonyms could not be made.
+    keys_failing: bool,
 }
 
 /// `weir check`: the configuration and all it names.
@@ -63,6 +73,9 @@ pub fn check(path: &Path, ask_sink: bool) -> Result<(), String> {
         for shortcoming in shortcomings {
             println!("topic {}: {shortcoming}", kafka.topic);
         }
+    }
+    if let Some(plan) = &config.geoip.plan {
+        Enrichment::load(plan).map_err(|error| crate::shipper::chain(&error))?;
     }
     Setup::new(config).map(drop).map_err(|error| crate::shipper::chain(&error))?;
     println!("{}: good", path.display());
@@ -100,9 +113,25 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
         slots_max: u32::try_from(config.journal.slots_max).unwrap_or(u32::MAX),
     };
     let losses = Losses::default();
+    setup.privacy.turn_keys(Clock::anchored().now_us())?;
+    let plan = config.geoip.plan.as_deref();
+    let (enrichment, reloader) = match plan.map(Enrichment::load).transpose()? {
+        Some((enrichment, reloader)) => (Arc::new(enrichment), Some(reloader)),
+        None => {
+            info!("nothing is known of addresses: [geoip] names no plan");
+            (Arc::default(), None)
+        }
+    };
+    let refresher = match (plan, reloader) {
+        (Some(plan), Some(reloader)) => {
+            let started = Refresher::start(plan.to_owned(), reloader, enrichment.clone(), metrics);
+            Some(started.context("cannot start the refresher of addresses")?)
+        }
+        _ => None,
+    };
     let keeper = Keeper::start(Vec::new(), options.sync_interval).context("cannot start the journal's keeper")?;
     let shipper = Shipper::start(&config.sink, budget.clone(), losses.clone(), metrics)?;
-    let node = Arc::new(Node::new(epoch.epoch(), setup, losses));
+    let node = Arc::new(Node::new(epoch.epoch(), setup, losses, enrichment));
     let mut app = App {
         node,
         metrics,
@@ -117,6 +146,9 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
         log,
         epoch: epoch.clone(),
         memory_full: false,
+        refresher,
+        tables_read: None,
+        keys_failing: false,
     };
     app.take_over_dead_epochs();
     app.start_workers(&epoch)?;

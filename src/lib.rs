@@ -3,8 +3,9 @@
 //! The map, in the direction of the flow. What a module may import is above it or in the vocabulary; a test holds it so.
 //!
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
-//! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
-//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
+//! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays),
+//!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
+//!   (messages, and the proof that they are all there), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
 
@@ -16,8 +17,11 @@ pub mod metrics;
 pub mod units;
 
 pub mod attribution;
+pub mod enrichment;
 pub mod journal;
 pub mod meter;
+pub mod privacy;
+pub mod screening;
 pub mod sink;
 pub mod source;
 pub mod wire;

@@ -58,6 +58,14 @@ metrics! {
     audit_app_wire: Counter counter describe_counter "weir_audit_app_wire_violations_total", "plaintext sessions whose app octets differ from their wire octets";
     audit_counter_went_back: Counter counter describe_counter "weir_audit_counter_went_back_total", "counters that were smaller than what was recorded before";
     undelivered_bytes: Counter counter describe_counter "weir_undelivered_bytes_total", "octets written and never acknowledged by the client";
+    unattributed: Counter counter describe_counter "weir_unattributed_total", "requests and raw sessions that no rule, route or listener gives to an account";
+    account_tables_refused: Counter counter describe_counter "weir_account_tables_refused_total", "changed tables of accounts refused; the old one stayed";
+    screened_matches: Counter counter describe_counter "weir_screening_matches_total", "sessions whose client a screening rule means";
+    screened_indeterminate: Counter counter describe_counter "weir_screening_indeterminate_total", "sessions whose client a screening rule might mean";
+    screened_refused: Counter counter describe_counter "weir_screening_refused_total", "requests and raw sessions refused by a screening rule";
+    geoip_reloads: Counter counter describe_counter "weir_geoip_reloads_total", "tables of addresses taken over while running";
+    geoip_reloads_refused: Counter counter describe_counter "weir_geoip_reloads_refused_total", "new tables of addresses, or plans of them, refused; the old one stayed";
+    pseudonym_keys_failed: Counter counter describe_counter "weir_pseudonym_keys_failed_total", "times that the next key of pseudonyms could not be made or an old one not be destroyed";
     reloads: Counter counter describe_counter "weir_config_reloads_total", "configurations taken over while running";
     reloads_refused: Counter counter describe_counter "weir_config_reloads_refused_total", "new configurations refused; the old one stayed";
 }

@@ -16,7 +16,9 @@ use tracing_subscriber::EnvFilter;
 use super::App;
 use super::worker::Stage;
 use crate::admin::{self, Admin};
+use crate::clock::Clock;
 use crate::config::{Config, OnFull, reloadable_difference};
+use crate::enrichment::Refresher;
 use crate::handover;
 use crate::journal::{Health, StateDir};
 use crate::proxy::Setup;
@@ -29,6 +31,8 @@ pub type LogHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subsc
 const LOOK: Duration = Duration::from_millis(200);
 /// How often epochs that drained elsewhere are looked for.
 const DEAD_EPOCHS: Duration = Duration::from_secs(5);
+/// How often the log says what was nobody's, if something was.
+const UNATTRIBUTED: Duration = Duration::from_secs(60);
 /// Beyond the drain's deadline: time for the cut sessions to linger and record.
 const CUT_GRACE: Duration = Duration::from_secs(2);
 
@@ -84,13 +88,14 @@ impl App {
         let mut successors = UnixListener::from_std(handover::listen_for_successors(&state_dir)?)?;
         let mut looks = tokio::time::interval(LOOK);
         let mut looked_for_dead = Instant::now();
+        let mut said_unattributed = Instant::now();
         let mut seen = self.file.as_deref().and_then(modified);
         let why = loop {
             tokio::select! {
                 _ = terminate.recv() => break Why::Signal("SIGTERM"),
                 _ = interrupt.recv() => break Why::Signal("SIGINT"),
-                _ = hangup.recv() => checks = self.reload(stopped, checks),
-                Some(()) = reloads.recv() => checks = self.reload(stopped, checks),
+                _ = hangup.recv() => checks = self.reload_all(stopped, checks),
+                Some(()) = reloads.recv() => checks = self.reload_all(stopped, checks),
                 successor = successors.accept() => {
                     let Ok((stream, _)) = successor else { continue };
                     match self.hand_over(stream.into_std()?, &state_dir) {
@@ -102,6 +107,12 @@ impl App {
                 _ = looks.tick() => {
                     self.watch_journal();
                     self.reload_certificates();
+                    self.reload_tables();
+                    self.turn_keys();
+                    if said_unattributed.elapsed() > UNATTRIBUTED {
+                        said_unattributed = Instant::now();
+                        self.say_unattributed();
+                    }
                     let now = self.file.as_deref().and_then(modified);
                     if now.is_some() && now != seen {
                         seen = now;
@@ -137,6 +148,12 @@ impl App {
         stop
     }
 
+    /// The configuration, and all that is known of addresses.
+    fn reload_all(&mut self, stopped: &watch::Receiver<bool>, checks: watch::Sender<bool>) -> watch::Sender<bool> {
+        self.refresher.iter().for_each(Refresher::ask);
+        self.reload(stopped, checks)
+    }
+
     /// Takes a changed configuration over, or says why not and keeps the old one.
     fn reload(&mut self, stopped: &watch::Receiver<bool>, checks: watch::Sender<bool>) -> watch::Sender<bool> {
         let Some(file) = &self.file else {
@@ -147,7 +164,9 @@ impl App {
         let loaded = Config::load(file).map_err(|errors| errors.to_string());
         let ready = loaded.and_then(|config| {
             let difference = reloadable_difference(&old.config, &config);
-            Setup::new(config).map(|setup| (setup, difference)).map_err(|error| chain(&error))
+            let setup = Setup::new(config).map_err(|error| chain(&error))?;
+            setup.privacy.turn_keys(Clock::anchored().now_us()).map_err(|error| chain(&error))?;
+            Ok((setup, difference))
         });
         let (setup, difference) = match ready {
             Ok(ready) => ready,
@@ -186,6 +205,59 @@ impl App {
                     error!(listener = %listener.name, error = %chain(&error), "the new certificates are refused, the old ones stay")
                 }
             }
+        }
+    }
+
+    /// Reads tables of accounts again whose files changed; beside this thread, for they may be large.
+    fn reload_tables(&mut self) {
+        let setup = self.node.setup();
+        if setup.account_tables.is_empty() || self.tables_read.as_ref().is_some_and(|read| !read.is_finished()) {
+            return;
+        }
+        let metrics = self.metrics;
+        self.tables_read = Some(tokio::task::spawn_blocking(move || {
+            for table in &setup.account_tables {
+                match table.reload_if_changed() {
+                    Ok(true) => {
+                        let (rows, version) = table.state();
+                        info!(table = table.name(), rows, version, "table of accounts read again");
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        metrics.account_tables_refused.increment(1);
+                        error!(
+                            table = table.name(),
+                            "the new table of accounts is refused, the old one stays:\n{}",
+                            chain(&error)
+                        );
+                    }
+                }
+            }
+        }));
+    }
+
+    /// Has the next key of pseudonyms ready, and destroys those whose time is over.
+    fn turn_keys(&mut self) {
+        match self.node.setup().privacy.turn_keys(Clock::anchored().now_us()) {
+            Ok(destroyed) => {
+                self.keys_failing = false;
+                if !destroyed.is_empty() {
+                    info!(epochs = ?destroyed, "keys destroyed: whose the pseudonyms of their time are is gone");
+                }
+            }
+            Err(error) => {
+                self.metrics.pseudonym_keys_failed.increment(1);
+                if !std::mem::replace(&mut self.keys_failing, true) {
+                    error!(error = %chain(&error), "the keys of pseudonyms cannot be turned: the newest goes on");
+                }
+            }
+        }
+    }
+
+    fn say_unattributed(&self) {
+        let count = self.node.take_unattributed();
+        if count > 0 {
+            warn!(count, "requests and raw sessions of the last minute are nobody's: account \"unattributed\"");
         }
     }
 

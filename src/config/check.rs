@@ -9,7 +9,7 @@ use super::errors::ConfigErrors;
 use super::fields::{Check, Section};
 use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
-use super::{check_attribution, check_limits, check_listeners, check_records, check_upstreams, syntax};
+use super::{check_attribution, check_limits, check_listeners, check_places, check_records, check_upstreams, syntax};
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
 const DEFAULT_FILTER: &str = "info,h2=error,pingora_load_balancing=warn";
@@ -23,7 +23,9 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
     let sink = check_records::sink(&mut check.section("sink"), &raw.sink);
     let mut upstreams = check_upstreams::named(&mut check, &raw.upstreams);
     let listeners = check_listeners::listeners(&mut check, &raw, &mut upstreams);
-    let attribution = check_attribution::rules(&mut check, &raw.attribution, &listeners);
+    let account_tables = check_attribution::tables(&mut check, &raw.account_tables);
+    let attribution = check_attribution::rules(&mut check, &raw.attribution, &listeners, &account_tables);
+    let screening = check_places::screening(&mut check, &raw.screening);
     let mut top = check.section("");
     let node = match &raw.node {
         Some(_) => top.parsed("node", &raw.node, syntax::label),
@@ -45,6 +47,9 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
     };
     let config = Config {
         node: node.unwrap_or_default(),
+        privacy: check_places::privacy(&mut check.section("privacy"), &raw.privacy, &state_dir),
+        geoip: check_places::geoip(&mut check.section("geoip"), &raw.geoip),
+        screening,
         state_dir,
         workers,
         checkpoint_interval,
@@ -57,6 +62,7 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
         listeners,
         upstreams,
         attribution,
+        account_tables,
     };
     addresses_are_used_once(&mut check, &raw, &config);
     if check.errors.is_empty() { Ok(config) } else { Err(check.errors.sorted()) }

@@ -54,7 +54,7 @@ fn is_live(key: &str) -> bool {
     match parts.as_slice() {
         ["checkpoint_interval_ms" | "request_id_header"] | ["log", "filter"] => true,
         ["limits", "accept_queue_max"] => false,
-        ["limits", _] | ["upstreams", ..] | ["attribution", ..] => true,
+        ["limits" | "screening" | "privacy", _] | ["upstreams", ..] | ["attribution" | "account_tables", ..] => true,
         // A listener as a whole is there or not there; these of its keys belong to its socket.
         ["listeners", _] => false,
         ["listeners", .., "name" | "listen" | "kind"] => false,

@@ -21,6 +21,7 @@ mod check_attribution;
 mod check_kafka;
 mod check_limits;
 mod check_listeners;
+mod check_places;
 mod check_records;
 mod check_upstreams;
 mod difference;
@@ -28,6 +29,7 @@ mod errors;
 mod fields;
 mod kafka;
 mod limits;
+mod places;
 mod raw;
 mod read;
 mod routing;
@@ -42,11 +44,13 @@ pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
 pub use limits::Limits;
+pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
-    AccountSource, AttributionRule, Balance, CertificateFiles, ClientAuth, Conditions, Ejection, ForwardedHeader,
-    HeaderCondition, HealthCheck, HealthKind, HostPattern, Listener, ListenerKind, ListenerTls, ProxyProtocolIn,
-    ProxyProtocolOut, Route, Server, ServerHost, TlsVersion, Upstream, UpstreamId, UpstreamProtocol, UpstreamTls,
+    AccountSource, AccountTable, AttributionRule, Balance, CertificateFiles, ClientAuth, Conditions, Ejection,
+    ForwardedHeader, HeaderCondition, HealthCheck, HealthKind, HostPattern, Listener, ListenerKind, ListenerTls,
+    ProxyProtocolIn, ProxyProtocolOut, Route, Server, ServerHost, TableKind, TextSource, TlsVersion, Upstream,
+    UpstreamId, UpstreamProtocol, UpstreamTls,
 };
 
 use http::HeaderName;
@@ -89,6 +93,14 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Rules for who is billed; the first that matches wins, else the route's account, else `unattributed`.
     pub attribution: Vec<AttributionRule>,
+    /// Tables that the rules look accounts up in.
+    pub account_tables: Vec<AccountTable>,
+    /// What is known of addresses.
+    pub geoip: Geoip,
+    /// What follows from where traffic comes from.
+    pub screening: Screening,
+    /// What is kept of addresses.
+    pub privacy: Privacy,
 }
 
 /// `[admin]`: health, metrics, sessions, effective configuration.

@@ -35,6 +35,56 @@ pub(super) struct RawConfig {
     pub(super) upstreams: Vec<Spanned<RawUpstream>>,
     #[serde(default)]
     pub(super) attribution: Vec<Spanned<RawRule>>,
+    #[serde(default)]
+    pub(super) account_tables: Vec<Spanned<RawAccountTable>>,
+    #[serde(default)]
+    pub(super) geoip: RawGeoip,
+    #[serde(default)]
+    pub(super) screening: RawScreening,
+    #[serde(default)]
+    pub(super) privacy: RawPrivacy,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawGeoip {
+    pub(super) plan: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawScreening {
+    pub(super) header: Text,
+    pub(super) anonymisers: Texts,
+    #[serde(default)]
+    pub(super) rules: Vec<Spanned<RawScreeningRule>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawScreeningRule {
+    pub(super) name: Text,
+    pub(super) version: Number,
+    pub(super) valid_from: Text,
+    pub(super) valid_to: Text,
+    pub(super) countries: Texts,
+    pub(super) subdivisions: Texts,
+    pub(super) asns: Option<Spanned<Vec<Spanned<u64>>>>,
+    pub(super) labels: Texts,
+    pub(super) accounts: Texts,
+    pub(super) action: Text,
+    pub(super) indeterminate: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPrivacy {
+    pub(super) client_ip: Text,
+    pub(super) pseudonym_keys: Text,
+    pub(super) pseudonym_key_s: Number,
+    pub(super) pseudonym_keys_max: Number,
+    pub(super) encryption_key: Text,
+    pub(super) accounts: Option<BTreeMap<Spanned<String>, Spanned<String>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -230,11 +280,21 @@ pub(super) struct RawRule {
     pub(super) sni: Text,
     pub(super) client_cidr: Texts,
     pub(super) tls_subject: Text,
+    pub(super) tls_san: Text,
     pub(super) header: Option<Spanned<RawHeader>>,
     pub(super) account: Text,
-    /// `"tls_subject"`, `"sni"`, `"host"` or `{ header = "…" }`.
+    /// A word, `{ header = "…" }`, `{ proxy_field = N }` or `{ table = "…", by = … }`.
     pub(super) account_from: Option<Spanned<toml::Value>>,
     pub(super) endpoint: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAccountTable {
+    pub(super) name: Text,
+    pub(super) kind: Text,
+    pub(super) file: Text,
+    pub(super) hash_key: Text,
 }
 
 #[derive(Debug, Default, Deserialize)]

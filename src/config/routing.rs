@@ -399,7 +399,9 @@ pub struct Conditions {
     pub client_cidr: Vec<IpNet>,
     /// Subject of the verified client certificate, exactly.
     pub tls_subject: Option<String>,
-    /// A header of the request.
+    /// One of its alternative names, exactly.
+    pub tls_san: Option<String>,
+    /// A header of the request, from a trusted peer.
     pub header: Option<HeaderCondition>,
 }
 
@@ -417,28 +419,84 @@ pub struct HeaderCondition {
 pub enum AccountSource {
     /// The file says it: `account = "…"`.
     Fixed(String),
-    /// Subject of the verified client certificate: `account_from = "tls_subject"`.
+    /// A text of the connection or request is the account itself: `account_from = "host"`.
+    Text(TextSource),
+    /// Whose the client's address is by the table of networks: `account_from = "client_cidr"`.
+    Networks,
+    /// A table says whose a text is: `account_from = { table = "…", by = "host" }`.
+    Table {
+        /// Name of an [`AccountTable`] that exists.
+        table: String,
+        /// What is looked up in it.
+        by: TextSource,
+    },
+}
+
+/// A text of a connection or request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TextSource {
+    /// Subject of the verified client certificate.
     TlsSubject,
+    /// Its alternative names; as an account, the first.
+    TlsSan,
     /// Server name the client asked for in TLS.
     Sni,
     /// Host of the request.
     Host,
-    /// Value of this request header (lower case): `account_from = { header = "…" }`.
+    /// Value of this request header (lower case): `{ header = "…" }`.
     Header(String),
+    /// A field of the PROXY header, by its type: `{ proxy_field = 224 }`.
+    ProxyField(u8),
+}
+
+impl TextSource {
+    fn shown(&self) -> serde_json::Value {
+        match self {
+            TextSource::TlsSubject => "tls_subject".into(),
+            TextSource::TlsSan => "tls_san".into(),
+            TextSource::Sni => "sni".into(),
+            TextSource::Host => "host".into(),
+            TextSource::Header(name) => serde_json::json!({ "header": name }),
+            TextSource::ProxyField(kind) => serde_json::json!({ "proxy_field": kind }),
+        }
+    }
 }
 
 impl Serialize for AccountSource {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let from = |name: &str| serde_json::json!({ "account_from": name });
         match self {
             AccountSource::Fixed(account) => serde_json::json!({ "account": account }),
-            AccountSource::TlsSubject => from("tls_subject"),
-            AccountSource::Sni => from("sni"),
-            AccountSource::Host => from("host"),
-            AccountSource::Header(name) => {
-                serde_json::json!({ "account_from": { "header": name } })
+            AccountSource::Text(text) => serde_json::json!({ "account_from": text.shown() }),
+            AccountSource::Networks => serde_json::json!({ "account_from": "client_cidr" }),
+            AccountSource::Table { table, by } => {
+                serde_json::json!({ "account_from": { "table": table, "by": by.shown() } })
             }
         }
         .serialize(serializer)
     }
+}
+
+/// `[[account_tables]]`: a file that says whose names or keys are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AccountTable {
+    /// Unique.
+    pub name: String,
+    /// What the first column is.
+    pub kind: TableKind,
+    /// CSV, read again when it changes.
+    #[serde(serialize_with = "serialized::path")]
+    pub file: PathBuf,
+    /// File of the secret that keys are hashed with; there exactly for [`TableKind::Keys`] (key `hash_key`).
+    #[serde(rename = "hash_key", serialize_with = "serialized::path_or_none")]
+    pub secret: Option<PathBuf>,
+}
+
+/// What an [`AccountTable`] holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TableKind {
+    /// Hosts and other names, exact or `*.domain`.
+    Names,
+    /// Keyed hashes of API keys.
+    Keys,
 }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{End, Kind, Phase, Reason};
+use super::{AddressForm, Addresses, End, Kind, Phase, Reason, Screening};
 use crate::ids::Id;
 use crate::units::{COLUMNS, Counters};
 
@@ -27,10 +27,8 @@ pub struct SessionNote<'a> {
     pub sni: &'a str,
     /// Subject of the client's certificate.
     pub tls_subject: &'a str,
-    /// The client: the peer, or who a trusted peer says it speaks for.
-    pub client: (IpAddr, u16),
-    /// The TCP peer.
-    pub peer: IpAddr,
+    /// The client (the peer, or who a trusted peer says it speaks for) and the TCP peer, as they may be shown.
+    pub addresses: Addresses,
 }
 
 impl SessionNote<'_> {
@@ -45,7 +43,7 @@ impl SessionNote<'_> {
         string(to, 16, self.tls_version);
         string(to, 17, self.sni);
         string(to, 24, self.tls_subject);
-        client(to, self.client, self.peer);
+        addresses(to, &self.addresses);
     }
 }
 
@@ -66,8 +64,13 @@ pub struct RequestNote<'a> {
     pub method: &'a str,
     /// Path without query, cut to the configured length.
     pub path: &'a str,
-    /// The client, where a trusted header names another than the session's.
-    pub client: Option<(IpAddr, u16, IpAddr)>,
+    /// Client and peer, where they are others than the session's or are shown otherwise: what the session's note says of
+    /// them is replaced, also by nothing.
+    pub addresses: Option<Addresses>,
+    /// Version of the table that named the account; 0: it is as the session's note says.
+    pub accounts_version: i64,
+    /// What the screening rules say and which, where it is not what the session's note says.
+    pub screening: Option<(Screening, &'a str)>,
 }
 
 impl RequestNote<'_> {
@@ -80,8 +83,14 @@ impl RequestNote<'_> {
         string(to, 18, self.host);
         string(to, 19, self.method);
         string(to, 20, self.path);
-        if let Some((ip, port, peer)) = self.client {
-            client(to, (ip, port), peer);
+        if let Some(shown) = &self.addresses {
+            replace_addresses(to, shown);
+        }
+        number(to, 37, self.accounts_version.max(0) as u64);
+        if let Some((verdict, rule)) = self.screening {
+            varint(to, u64::from(76u32 << 3));
+            varint(to, verdict as u64);
+            bytes(to, 77, rule.as_bytes());
         }
     }
 
@@ -93,6 +102,52 @@ impl RequestNote<'_> {
     /// Appends the upstream server that a request was sent to.
     pub fn encode_origin(origin: &str, to: &mut Vec<u8>) {
         string(to, 25, origin);
+    }
+}
+
+/// Where a client is and what the rules say of it: encoded once, at the end of its session's note.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct PlaceNote<'a> {
+    /// ISO 3166-1, two letters.
+    pub country: &'a str,
+    /// As the database says it: usually the second part of ISO 3166-2, or a name.
+    pub region: &'a str,
+    /// Name.
+    pub city: &'a str,
+    /// Number of the autonomous system.
+    pub asn: u32,
+    /// Who announces it.
+    pub as_org: &'a str,
+    /// What kind of network it is.
+    pub labels: &'a [Box<str>],
+    /// Build time of the databases, s since the Unix epoch.
+    pub geo_epoch: i64,
+    /// Of the accounts that were in force.
+    pub accounts_version: i64,
+    /// The verdict.
+    pub screening: Screening,
+    /// The rule that decided it.
+    pub screening_rule: &'a str,
+}
+
+impl PlaceNote<'_> {
+    /// Appends the note's bytes.
+    pub fn encode(&self, to: &mut Vec<u8>) {
+        string(to, 30, self.country);
+        string(to, 31, self.region);
+        string(to, 32, self.city);
+        number(to, 33, u64::from(self.asn));
+        string(to, 34, self.as_org);
+        self.labels.iter().for_each(|label| string(to, 35, label));
+        number(to, 36, self.geo_epoch.max(0) as u64);
+        number(to, 37, self.accounts_version.max(0) as u64);
+        number(to, 76, self.screening as u64);
+        string(to, 77, self.screening_rule);
+    }
+
+    /// Appends which table of addresses is in force, for a node record.
+    pub fn encode_snapshot(id: &str, to: &mut Vec<u8>) {
+        string(to, 78, id);
     }
 }
 
@@ -274,12 +329,30 @@ fn put_large(room: &mut Room, mut used: usize, mut value: u64) -> usize {
     put_word(room, used, value, 1)
 }
 
-fn client(to: &mut Vec<u8>, (ip, port): (IpAddr, u16), peer: IpAddr) {
-    address(to, 21, ip);
-    number(to, 22, u64::from(port));
-    if peer != ip {
+fn addresses(to: &mut Vec<u8>, shown: &Addresses) {
+    if let Some(client) = shown.client {
+        address(to, 21, client);
+    }
+    number(to, 22, u64::from(shown.port));
+    if let Some(peer) = shown.peer.filter(|_| shown.peer != shown.client) {
         address(to, 23, peer);
     }
+    if shown.form != AddressForm::Full {
+        number(to, 74, shown.form as u64);
+        number(to, 75, shown.key_epoch.max(0) as u64);
+    }
+}
+
+/// The same where something else may have been said before: what is not to be kept is stated as nothing.
+fn replace_addresses(to: &mut Vec<u8>, shown: &Addresses) {
+    for field in [21u32, 23] {
+        bytes(to, field, &[]);
+    }
+    for field in [22u32, 74, 75] {
+        varint(to, u64::from(field << 3));
+        varint(to, 0);
+    }
+    addresses(to, shown);
 }
 
 fn address(to: &mut Vec<u8>, field: u32, ip: IpAddr) {
@@ -347,8 +420,7 @@ mod tests {
             tls_version: "1.3",
             sni: "a.test",
             tls_subject: "",
-            client: ("2001:db8::1".parse().unwrap(), 4711),
-            peer: "10.0.0.1".parse().unwrap(),
+            addresses: Addresses::full("2001:db8::1".parse().unwrap(), 4711, "10.0.0.1".parse().unwrap()),
         }
         .encode(&mut buf);
         RequestNote::encode_id(Id([8; 16]), &mut buf);
@@ -384,6 +456,22 @@ mod tests {
         assert_eq!((record.kind(), record.phase(), record.end()), (Kind::Request, Phase::Close, End::Done));
         assert_eq!(record.at, 1_700_000_000_000_000);
     }
+
+    #[test]
+    fn a_request_replaces_what_its_session_says_of_addresses() {
+        let mut buf = Vec::new();
+        addresses(&mut buf, &Addresses::full("192.0.2.1".parse().unwrap(), 4711, "10.0.0.1".parse().unwrap()));
+        RequestNote { addresses: Some(Addresses::NONE), ..Default::default() }.encode(&mut buf);
+        let record = UsageRecord::decode(buf.as_slice()).unwrap();
+        assert!(record.client_ip.is_empty() && record.peer_ip.is_empty() && record.client_port == 0);
+        assert_eq!(record.address_form(), AddressForm::None);
+        let full = Addresses::full("192.0.2.7".parse().unwrap(), 1, "192.0.2.7".parse().unwrap());
+        RequestNote { addresses: Some(full), ..Default::default() }.encode(&mut buf);
+        let record = UsageRecord::decode(buf.as_slice()).unwrap();
+        assert_eq!((record.client_ip.as_ref(), record.client_port), ([192, 0, 2, 7].as_slice(), 1));
+        assert!(record.peer_ip.is_empty() && record.address_form() == AddressForm::Full);
+    }
+
     #[test]
     fn numbers_of_every_size_come_back() {
         for bits in 0..64 {

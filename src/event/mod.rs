@@ -9,11 +9,13 @@
 //!
 //! Position (node, epoch, shard, seq) is not in the bytes: the journal's frame holds it.
 
+mod addresses;
 mod encode;
 mod loss;
 mod print;
 
-pub use encode::{RequestNote, SessionNote, Tail};
+pub use addresses::{AddressForm, Addresses};
+pub use encode::{PlaceNote, RequestNote, SessionNote, Tail};
 pub use loss::{Loss, Losses, SeqRange};
 pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
 
@@ -25,7 +27,7 @@ pub mod v1 {
 
 use crate::units::Counters;
 
-pub use v1::{End, Kind, Phase, Reason, UsageRecord};
+pub use v1::{End, Kind, Phase, Reason, Screening, UsageRecord};
 
 /// What an account is called when no rule names one: a record is never dropped for want of an owner.
 pub const UNATTRIBUTED: &str = "unattributed";
@@ -60,6 +62,19 @@ impl Reason {
             Self::BadRequest => "bad_request",
             Self::Retry => "retry",
             Self::NoRequest => "no_request",
+            Self::Screened => "screened",
+        }
+    }
+}
+
+impl Screening {
+    /// As printed in `screening`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Clear => "clear",
+            Self::Match => "match",
+            Self::Indeterminate => "indeterminate",
         }
     }
 }

@@ -23,18 +23,22 @@ pub struct Position<'a> {
 }
 
 macro_rules! printed {
-    ($($name:ident: $type:ty = $value:expr),* $(,)?) => {
+    ($($name:ident: $type:ty = $value:expr),* ; $($rare:ident: $rare_type:ty = $rare_value:expr),* $(,)?) => {
         #[derive(Serialize)]
-        struct Printed<'a> { $($name: $type),* }
+        struct Printed<'a> {
+            $($name: $type,)*
+            $(#[serde(skip_serializing_if = "Option::is_none")] $rare: Option<$rare_type>),*
+        }
         fn printed<'a>(p: &Position<'a>, r: &'a UsageRecord) -> Printed<'a> {
-            Printed { $($name: $value(p, r)),* }
+            Printed { $($name: $value(p, r),)* $($rare: $rare_value(r)),* }
         }
         /// First line of `--csv`.
-        pub const CSV_HEADER: &str = concat!($(stringify!($name), ","),*);
+        pub const CSV_HEADER: &str = concat!($(stringify!($name), ",",)* $(stringify!($rare), ","),*);
     };
 }
 
-// One list serves both forms: name, type and where the value comes from.
+// One list serves both forms: name, type and where the value comes from. Those behind the semicolon came later: in JSON they are
+// there only where they say something, so that what was printed before is still printed alike.
 printed! {
     node: &'a str = |p: &Position<'a>, _| p.node,
     epoch: u32 = |p: &Position<'a>, _| p.epoch,
@@ -100,7 +104,16 @@ printed! {
     gap_shard: i32 = |_, r: &UsageRecord| r.gap_shard,
     gap_first_seq: i64 = |_, r: &UsageRecord| r.gap_first_seq,
     gap_next_seq: i64 = |_, r: &UsageRecord| r.gap_next_seq,
-    clock_step_us: i64 = |_, r: &UsageRecord| r.clock_step_us,
+    clock_step_us: i64 = |_, r: &UsageRecord| r.clock_step_us;
+    address_form: &'a str = |r: &UsageRecord| said(r.address_form().name()),
+    key_epoch: i64 = |r: &UsageRecord| (r.key_epoch != 0).then_some(r.key_epoch),
+    screening: &'a str = |r: &UsageRecord| said(r.screening().name()),
+    screening_rule: &'a str = |r: &'a UsageRecord| said(&r.screening_rule),
+    geo_snapshot: &'a str = |r: &'a UsageRecord| said(&r.geo_snapshot),
+}
+
+fn said(text: &str) -> Option<&str> {
+    (!text.is_empty()).then_some(text)
 }
 
 /// The record as one line of JSON, without the line end.

@@ -91,6 +91,25 @@ pub fn whose(note: &[u8]) -> Vec<u8> {
     [account, endpoint].concat()
 }
 
+/// The fields at a note's beginning that end within so many bytes.
+#[cold]
+pub fn whole_fields(note: &[u8], bytes_max: usize) -> &[u8] {
+    let mut whole = 0;
+    while let Some((tag, value_at)) = varint(note, whole) {
+        let Some((value, end)) = varint(note, value_at) else { break };
+        let end = match tag & 7 {
+            0 => end,
+            2 => end.saturating_add(usize::try_from(value).unwrap_or(usize::MAX)),
+            _ => break,
+        };
+        if end > bytes_max.min(note.len()) {
+            break;
+        }
+        whole = end;
+    }
+    &note[..whole]
+}
+
 /// The number at `at`, and what is behind it.
 fn varint(bytes: &[u8], mut at: usize) -> Option<(u64, usize)> {
     let mut value = 0;
@@ -122,6 +141,17 @@ mod tests {
         assert_eq!((record.account.as_str(), record.endpoint.as_str(), record.host.as_str()), ("b", "e", ""));
         for cut in 0..note.len() {
             assert!(UsageRecord::decode(whose(&note[..cut]).as_slice()).is_ok(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn a_note_is_cut_between_fields() {
+        let mut note = Vec::new();
+        RequestNote { account: "a", endpoint: "e", host: "h", ..RequestNote::default() }.encode(&mut note);
+        for bytes in 0..=note.len() + 1 {
+            let whole = whole_fields(&note, bytes);
+            assert!(whole.len() <= bytes && bytes.min(note.len()) - whole.len() < 4, "{bytes}");
+            UsageRecord::decode(whole).unwrap();
         }
     }
 

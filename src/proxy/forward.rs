@@ -28,6 +28,7 @@ use super::setup::{ListenerSetup, Setup, UpstreamSetup};
 use super::tunnel::{Hold, Tunnel};
 use super::upstream::{self, ConnectError, Lease, Wanted};
 use crate::event::{End, Reason};
+use crate::screening::Action;
 
 /// What becomes of a request.
 pub enum Answer {
@@ -162,7 +163,16 @@ fn dispatch(session: &Rc<Session>, index: u64, request: Request<RequestBody>) ->
     let host = head::host_of(authority.as_deref(), &parts.headers);
     let path = if plain_connect { "/" } else { parts.uri.path() };
     let route = listener.config.routes.iter().position(|route| route.matches(&host, path));
-    head::describe(session, index, &listener, &setup, route, &host, path, &parts, plain_connect);
+    let screened = head::describe(session, index, &listener, &setup, route, &host, path, &parts, plain_connect);
+    if screened.as_ref().is_some_and(|ruling| ruling.action == Action::Refuse) {
+        session.worker.metrics.screened_refused.increment(1);
+        return Err(Refused {
+            status: StatusCode::UNAVAILABLE_FOR_LEGAL_REASONS,
+            end: End::Refused,
+            reason: Reason::Screened,
+            close: false,
+        });
+    }
     let Some(route) = route else {
         return Err(Refused {
             status: StatusCode::NOT_FOUND,
@@ -195,7 +205,7 @@ fn dispatch(session: &Rc<Session>, index: u64, request: Request<RequestBody>) ->
     if plain_connect {
         return Ok(Stage::Connect(Box::pin(connect(wanted, body.into_h2()))));
     }
-    head::prepare_up(session, index, &listener, &setup, &mut parts, upgrade);
+    head::prepare_up(session, index, &listener, &setup, &mut parts, upgrade, screened.as_ref());
     if websocket_over_h2 {
         head::websocket_upgrade(&mut parts);
     }

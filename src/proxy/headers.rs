@@ -84,6 +84,18 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, kept: Kept) {
     }
 }
 
+/// Removes a field that only we may set, also where it is written as CGI-like origins would read it (`_` for `-`).
+pub fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
+    let own = name.as_str();
+    let alike = |other: &str| {
+        let mut pairs = other.bytes().zip(own.bytes());
+        other.len() == own.len() && pairs.all(|(theirs, ours)| theirs == ours || (theirs == b'_' && ours == b'-'))
+    };
+    while let Some(found) = headers.keys().find(|name| alike(name.as_str())).cloned() {
+        headers.remove(found);
+    }
+}
+
 /// Fields that `Connection` names and that it may remove; empty, and not allocated, for `close`, `keep-alive`, `upgrade`.
 fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
     let mut named = Vec::new();

@@ -21,14 +21,16 @@ use tracing::{debug, warn};
 
 use super::forwarded::is_trusted;
 use super::proxy_protocol::{self, Parsed, ProxyHeader};
-use super::session::{Identity, Session};
+use super::session::{Identity, Origin, Session};
 use super::setup::ListenerSetup;
 use super::stream::{AppStream, Transport, WireStream};
 use super::worker::{Worker, spawn};
 use super::{http1, http2, tcp, tls};
 use crate::attribution::Facts;
-use crate::config::{ListenerKind, ProxyProtocolIn};
-use crate::event::{End, Reason};
+use crate::config::{ForwardedHeader, ListenerKind, ProxyProtocolIn};
+use crate::enrichment::Place;
+use crate::event::{End, Reason, Screening, UNATTRIBUTED};
+use crate::screening::{self, Action, Ruling};
 
 /// What an HTTP/2 client with prior knowledge says first (RFC 9113 §3.4).
 const H2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -77,7 +79,8 @@ fn admit(worker: &Rc<Worker>, name: &Arc<str>, tcp: TcpStream, peer: SocketAddr)
         && worker.node.admit(peer.ip(), limits.connections_max, limits.connections_per_source_max);
     if !admitted {
         worker.metrics.sessions_refused.increment(1);
-        debug!(%peer, "connection turned away");
+        let peer = setup.privacy.text(setup.privacy.strictest(), peer, worker.coarse_now_us());
+        debug!(peer, "connection turned away");
         // Dropped: the kernel says RST or FIN. Nothing was moved, so nothing is recorded.
         return;
     }
@@ -185,7 +188,7 @@ async fn read_proxy_header(
             match proxy_protocol::parse(&received).map_err(io::Error::other)? {
                 Parsed::Header { header, bytes } => {
                     session.preamble_is(bytes);
-                    learn_proxy(session, &header);
+                    learn_proxy(session, &header, trusted);
                     return Ok(Bytes::from(received.split_off(bytes)));
                 }
                 Parsed::NotProxy if config.proxy_protocol == ProxyProtocolIn::Optional => {
@@ -216,7 +219,7 @@ pub(super) async fn read_more(session: &Rc<Session>, received: &mut Vec<u8>) -> 
     Ok(n)
 }
 
-fn learn_proxy(session: &Session, header: &ProxyHeader) {
+fn learn_proxy(session: &Session, header: &ProxyHeader, is_trusted: bool) {
     if header.local {
         // The proxy's own check: nobody's traffic.
         session.ends_billing(Reason::HealthCheck);
@@ -229,7 +232,22 @@ fn learn_proxy(session: &Session, header: &ProxyHeader) {
         if let Some(authority) = &header.authority {
             identity.sni = Arc::from(authority.as_str());
         }
+        if is_trusted {
+            identity.proxy_fields = header.fields.iter().map(|(kind, value)| (*kind, field_text(value))).collect();
+        }
     });
+}
+
+/// A field as text: what is written in it (cloud providers put a subtype before it), or its hexadecimal digits.
+fn field_text(value: &[u8]) -> Box<str> {
+    let written = match value {
+        [subtype, rest @ ..] if *subtype < b' ' => rest,
+        all => all,
+    };
+    match str::from_utf8(written) {
+        Ok(text) if !text.is_empty() && !text.chars().any(char::is_control) => text.into(),
+        _ => value.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+    }
 }
 
 fn learn_tls(identity: &mut Identity, connection: &rustls::ServerConnection) {
@@ -246,6 +264,7 @@ fn learn_tls(identity: &mut Identity, connection: &rustls::ServerConnection) {
             Ok(subject) => identity.tls_subject = Arc::from(subject.as_str()),
             Err(error) => debug!(%error, "client certificate without a readable subject"),
         }
+        identity.tls_sans = tls::alternative_names(certificate).into();
     }
 }
 
@@ -313,11 +332,15 @@ impl Session {
         }
     }
 
-    /// Decides the account by what is known of the connection itself. A proxy's own health check stays nobody's.
+    /// Decides the account, and what the screening rules say, by what is known of the connection itself. A proxy's own health check stays
+    /// nobody's.
     pub fn attribute_by(&self, listener: &ListenerSetup, route: Option<usize>) {
         if self.is_health_check() {
             return;
         }
+        let at_us = self.worker.coarse_now_us();
+        let client = self.identity().client.ip();
+        let place = self.worker.node.enrichment.look_up(client);
         let attribution = {
             let identity = self.identity();
             listener.attributor.attribute(
@@ -327,16 +350,54 @@ impl Session {
                     path: "",
                     sni: &identity.sni,
                     tls_subject: &identity.tls_subject,
-                    client: identity.client.ip(),
+                    tls_sans: &identity.tls_sans,
+                    proxy_fields: &identity.proxy_fields,
+                    client,
+                    client_account: place.account.as_ref(),
+                    networks_version: place.accounts_version,
+                    is_trusted: is_trusted(client, &listener.config.trusted_proxies),
+                    at_us,
                     headers: None,
                 },
                 route,
             )
         };
+        let ruling = judge(self, &place, &attribution.account, at_us);
+        let metrics = self.worker.metrics;
+        match ruling.verdict {
+            Screening::Match => metrics.screened_matches.increment(1),
+            Screening::Indeterminate => metrics.screened_indeterminate.increment(1),
+            Screening::Clear | Screening::Unspecified => {}
+        }
+        if ruling.action == Action::Refuse && listener.config.forwarded == ForwardedHeader::Off {
+            self.ends_billing(Reason::Screened);
+        }
+        if self.is_raw_tunnel() && *attribution.rule == *UNATTRIBUTED {
+            metrics.unattributed.increment(1);
+            self.worker.node.count_unattributed();
+        }
+        let accounts_version = match attribution.accounts_version {
+            0 => place.accounts_version,
+            version => version,
+        };
+        self.locate(Origin { place, ruling });
         self.identify(|identity| {
             identity.account = attribution.account;
             identity.endpoint = attribution.endpoint;
             identity.attribution = attribution.rule;
+            identity.accounts_version = accounts_version;
         });
     }
+}
+
+/// What the screening rules say of traffic from there for this account.
+pub(super) fn judge(session: &Session, place: &Place, account: &str, at_us: i64) -> Ruling {
+    session.worker.setup().screen.judge(&screening::Facts {
+        country: &place.country,
+        region: &place.region,
+        asn: place.asn,
+        labels: &place.labels,
+        account,
+        at_us,
+    })
 }

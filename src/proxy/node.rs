@@ -1,6 +1,6 @@
 //! What the workers of one process share: the live sessions, the limits on connections, the configuration in force.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -9,7 +9,8 @@ use serde::Serialize;
 
 use super::session::Session;
 use super::setup::Setup;
-use crate::event::Losses;
+use crate::enrichment::Enrichment;
+use crate::event::{Addresses, Losses};
 use crate::ids::Id;
 use crate::journal::SlotView;
 
@@ -33,11 +34,15 @@ pub struct Node {
     journal_folding: AtomicBool,
     /// What the shipper had to give up, to be stated by a worker.
     pub losses: Losses,
+    /// What is known of addresses.
+    pub enrichment: Arc<Enrichment>,
+    /// Requests and raw sessions that were nobody's, since the log said so last.
+    unattributed: AtomicU64,
 }
 
 impl Node {
     /// With the configuration to begin with.
-    pub fn new(epoch: u32, setup: Arc<Setup>, losses: Losses) -> Self {
+    pub fn new(epoch: u32, setup: Arc<Setup>, losses: Losses, enrichment: Arc<Enrichment>) -> Self {
         Self {
             name: Arc::from(setup.config.node.as_str()),
             epoch,
@@ -51,7 +56,19 @@ impl Node {
             journal_ready: AtomicBool::new(true),
             journal_folding: AtomicBool::new(false),
             losses,
+            enrichment,
+            unattributed: AtomicU64::new(0),
         }
+    }
+
+    /// A request or a raw session is nobody's.
+    pub fn count_unattributed(&self) {
+        self.unattributed.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How many were since this was asked last.
+    pub fn take_unattributed(&self) -> u64 {
+        self.unattributed.swap(0, Ordering::Relaxed)
     }
 
     /// The configuration in force.
@@ -150,7 +167,8 @@ pub struct SessionTable {
 }
 
 struct LiveSession {
-    client: SocketAddr,
+    addresses: Addresses,
+    country: Box<str>,
     listener: Arc<str>,
     account: Arc<str>,
     protocol: &'static str,
@@ -163,8 +181,9 @@ struct LiveSession {
 #[allow(missing_docs)] // named as in records
 pub struct SessionRow {
     pub session_id: String,
-    pub client_ip: IpAddr,
+    pub client_ip: String,
     pub client_port: u16,
+    pub country: String,
     pub listener: String,
     pub account: String,
     pub protocol: &'static str,
@@ -181,7 +200,8 @@ impl SessionTable {
     pub(super) fn insert(&self, session: &Session, view: SlotView) {
         let identity = session.identity();
         let live = LiveSession {
-            client: identity.client,
+            addresses: session.shown(),
+            country: session.country(),
             listener: identity.listener.clone(),
             account: identity.account.clone(),
             protocol: identity.protocol,
@@ -215,8 +235,9 @@ impl SessionTable {
                 let totals = live.view.read()?.totals;
                 Some(SessionRow {
                     session_id: entry.key().to_string(),
-                    client_ip: live.client.ip(),
-                    client_port: live.client.port(),
+                    client_ip: live.addresses.client.map(|address| address.to_string()).unwrap_or_default(),
+                    client_port: live.addresses.port,
+                    country: live.country.to_string(),
                     listener: live.listener.to_string(),
                     account: live.account.to_string(),
                     protocol: live.protocol,

@@ -23,6 +23,8 @@ const V2_PREFIX_BYTES: usize = 16;
 const TLV_AUTHORITY: u8 = 0x02;
 const TLV_CRC32C: u8 = 0x03;
 const TLV_UNIQUE_ID: u8 = 0x05;
+/// Custom, experimental and future types (specification §2.2.7).
+const TLV_CUSTOM_MIN: u8 = 0xE0;
 /// Longest unique id, in bytes (specification §2.2.5).
 const UNIQUE_ID_BYTES_MAX: usize = 128;
 
@@ -66,6 +68,8 @@ pub struct ProxyHeader {
     pub authority: Option<String>,
     /// The sender's own id of the connection, at most 128 bytes.
     pub unique_id: Option<Vec<u8>>,
+    /// Fields of types that are for applications to define, in their order; not longer than the header.
+    pub fields: Vec<(u8, Vec<u8>)>,
 }
 
 /// Why a header that begins like one is not one. The connection cannot be used.
@@ -194,6 +198,7 @@ fn parse_v1(received: &[u8]) -> Result<Parsed, ProxyError> {
         destination: None,
         authority: None,
         unique_id: None,
+        fields: Vec::new(),
     };
     let mut fields = line.split(' ');
     let protocol = fields.next();
@@ -268,6 +273,7 @@ fn parse_v2(received: &[u8]) -> Result<Parsed, ProxyError> {
         destination: None,
         authority: None,
         unique_id: None,
+        fields: Vec::new(),
     };
     // UNSPEC says nothing about the connection; what follows it has no defined place, so it is skipped like LOCAL's.
     if address_bytes > 0 {
@@ -340,6 +346,7 @@ fn read_fields(block: &[u8], mut at: usize, header: &mut ProxyHeader) -> Result<
                     return Err(ProxyError::V2Checksum);
                 }
             }
+            TLV_CUSTOM_MIN.. => header.fields.push((kind, value.to_vec())),
             _ => {}
         }
         at = end;

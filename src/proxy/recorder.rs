@@ -18,9 +18,10 @@ use std::cell::{Cell, RefCell};
 
 use tracing::{debug, error, info, warn};
 
-use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Sum, whose};
+use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Sum, whole_fields, whose};
 use crate::clock::{Clock, HOUR_US, hour_of};
-use crate::event::{End, Kind, Loss, Phase, Reason, RequestNote, SeqRange, Tail};
+use crate::enrichment::Snapshot;
+use crate::event::{End, Kind, Loss, Phase, PlaceNote, Reason, RequestNote, SeqRange, Tail};
 use crate::ids::{Id, IdSource};
 use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Slot, SlotKind, SlotsFull, Writer};
 use crate::metrics::Metrics;
@@ -88,24 +89,22 @@ impl Measured {
         self.slot.set_pending(bytes);
     }
 
-    /// Replaces who and what it is. A note too long for its slot keeps its first version there; the record has all of it.
+    /// Replaces who and what it is. Of a note too long for its slot, that keeps the fields that fit; the record has all of them.
     pub fn set_note(&self, bytes: &[u8]) {
         let mut note = self.note.borrow_mut();
         note.clear();
         note.extend_from_slice(bytes);
-        if note.len() <= NOTE_BYTES_MAX {
-            self.slot.set_note(&note);
-            self.kept_bytes.set(note.len());
-        }
+        let kept = kept_of(&note);
+        self.slot.set_note(kept);
+        self.kept_bytes.set(kept.len());
     }
 
     /// Adds to who and what it is.
     pub fn append_note(&self, append: impl FnOnce(&mut Vec<u8>)) {
         let mut note = self.note.borrow_mut();
         append(&mut note);
-        if note.len() <= NOTE_BYTES_MAX {
-            self.slot.extend_note(&note, self.kept_bytes.replace(note.len()));
-        }
+        let kept = kept_of(&note);
+        self.slot.extend_note(kept, self.kept_bytes.replace(kept.len()));
     }
 
     /// Adds what a successor of a killed process could do without.
@@ -150,6 +149,12 @@ impl Measured {
     fn totals(&self) -> Counters {
         totals_of(self.kind, self.slot.totals())
     }
+}
+
+/// What of a note its slot has room for.
+#[inline]
+fn kept_of(note: &[u8]) -> &[u8] {
+    if note.len() <= NOTE_BYTES_MAX { note } else { whole_fields(note, NOTE_BYTES_MAX) }
 }
 
 /// The totals that a record of this kind states. A request's wire octets are its app octets: what TLS adds belongs to
@@ -263,7 +268,7 @@ impl Recorder {
     /// Begins to measure; `None` when every slot is taken (then nothing new may begin).
     pub fn measure(&self, kind: Kind, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
         let slot_kind = if kind == Kind::Request { SlotKind::Request } else { SlotKind::Session };
-        let kept = note.get(..NOTE_BYTES_MAX).unwrap_or(&note);
+        let kept = kept_of(&note);
         let kept_bytes = kept.len();
         let slot = self.slot(slot_kind, started_at_us, kept)?;
         Some(Measured {
@@ -356,19 +361,26 @@ impl Recorder {
 
     /// A record about the shard itself.
     pub fn node(&self, phase: Phase, started_at_us: i64) {
-        self.node_record(phase, started_at_us, 0);
+        self.node_record(phase, started_at_us, |_| ());
     }
 
-    fn node_record(&self, phase: Phase, started_at_us: i64, clock_step_us: i64) {
+    /// A record that another table of addresses is in force.
+    pub fn node_knows(&self, started_at_us: i64, table: &Snapshot) {
+        self.node_record(Phase::Checkpoint, started_at_us, |payload| {
+            let (geo_epoch, accounts_version) = (table.geo_epoch, table.accounts_version);
+            PlaceNote { geo_epoch, accounts_version, ..PlaceNote::default() }.encode(payload);
+            PlaceNote::encode_snapshot(&table.id, payload);
+        });
+    }
+
+    fn node_record(&self, phase: Phase, started_at_us: i64, say_more: impl FnOnce(&mut Vec<u8>)) {
         let now_us = self.now_us();
         let none = Counters::default();
         let tail = tail(Kind::Node, phase, self.stamp(started_at_us), self.stamp(now_us), &none, &none);
         let mut payload = Vec::new();
         tail.append(&mut payload);
         prost::encoding::string::encode(64, &software(), &mut payload);
-        if clock_step_us != 0 {
-            prost::encoding::int64::encode(69, &clock_step_us, &mut payload);
-        }
+        say_more(&mut payload);
         if let Err(error) = self.writer.borrow_mut().append(&payload) {
             warn!(%error, "the shard's own record cannot be written");
         } else {
@@ -424,7 +436,9 @@ impl Recorder {
         warn!(step_us, "the wall clock was set: the times of records follow it");
         self.shift_us.set(self.shift_us.get() + step_us);
         self.swept_hour.set(hour_of(self.stamp(self.now_us())) - HOUR_US);
-        self.node_record(Phase::Checkpoint, started_at_us, step_us);
+        self.node_record(Phase::Checkpoint, started_at_us, |payload| {
+            prost::encoding::int64::encode(69, &step_us, payload);
+        });
     }
 
     fn record(&self, measured: &Measured, phase: Phase, at_us: i64, facts: Facts<'_>) -> bool {

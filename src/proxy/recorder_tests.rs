@@ -9,7 +9,7 @@ use prost::Message;
 
 use super::super::recovery::close_estate;
 use super::*;
-use crate::event::{SessionNote, UsageRecord};
+use crate::event::{Addresses, SessionNote, UsageRecord};
 use crate::journal::{Budget, Cursor, Entry, EpochDir, Options, Reader, Shared, StateDir};
 use crate::metrics::metrics;
 
@@ -51,8 +51,7 @@ fn rig(at_us: i64, segments: u64) -> Rig {
         tls_version: "",
         sni: "",
         tls_subject: "",
-        client: ("192.0.2.1".parse().unwrap(), 4711),
-        peer: "192.0.2.1".parse().unwrap(),
+        addresses: Addresses::full("192.0.2.1".parse().unwrap(), 4711, "192.0.2.1".parse().unwrap()),
     }
     .encode(&mut note);
     Rig { directory, state, _epoch: epoch, shared, recorder, note }

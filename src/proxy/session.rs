@@ -35,9 +35,11 @@ use super::kernel::{self, TcpCounts};
 use super::recorder::{Facts, Measured, Verdict};
 use super::stream::WireStream;
 use super::worker::Worker;
-use crate::event::{End, Kind, Reason, RequestNote, SessionNote, UNATTRIBUTED};
+use crate::enrichment::Place;
+use crate::event::{Addresses, End, Kind, PlaceNote, Reason, RequestNote, SessionNote, UNATTRIBUTED};
 use crate::ids::Id;
 use crate::meter::{Burden, Direction, H1Meter, H2Meter, Tally, Violation};
+use crate::screening::Ruling;
 use crate::units::Column;
 
 /// Most octets that the first read takes: usually the whole first head.
@@ -96,6 +98,21 @@ pub struct Identity {
     pub sni: Arc<str>,
     /// Subject of the client's certificate.
     pub tls_subject: Arc<str>,
+    /// Its alternative names.
+    pub tls_sans: Arc<[Box<str>]>,
+    /// Fields of a trusted peer's PROXY header, by type.
+    pub proxy_fields: Arc<[(u8, Box<str>)]>,
+    /// Version of the table that named the account, or of the table of networks.
+    pub accounts_version: i64,
+}
+
+/// Where the client is, and what the screening rules say of it.
+#[derive(Clone, Debug)]
+pub struct Origin {
+    /// What is known of its address.
+    pub place: Place,
+    /// The verdict.
+    pub ruling: Ruling,
 }
 
 impl Identity {
@@ -113,6 +130,9 @@ impl Identity {
             tls_version: "",
             sni: empty.clone(),
             tls_subject: empty,
+            tls_sans: Arc::new([]),
+            proxy_fields: Arc::new([]),
+            accounts_version: 0,
         }
     }
 }
@@ -128,6 +148,10 @@ pub struct Session {
     tcp: RefCell<TcpStream>,
     measured: RefCell<Option<Measured>>,
     identity: RefCell<Identity>,
+    /// Known when the handshakes are over.
+    origin: RefCell<Option<Origin>>,
+    /// Client and peer as they may be written.
+    shown: Cell<Addresses>,
     client_text: OnceCell<HeaderValue>,
     note: RefCell<Vec<u8>>,
     meter: RefCell<HttpMeter>,
@@ -162,8 +186,9 @@ impl Session {
     pub fn begin(worker: &Rc<Worker>, tcp: TcpStream, identity: Identity) -> Option<Rc<Self>> {
         let started_at_us = worker.recorder.now_us();
         let id = worker.recorder.next_id(started_at_us);
-        let mut note = Vec::with_capacity(160);
-        encode_identity(id, &identity, &mut note);
+        let mut note = Vec::with_capacity(256);
+        let shown = show(worker, &identity, started_at_us);
+        encode_identity(id, &identity, shown, &mut note);
         let measured = worker.recorder.measure(Kind::Session, started_at_us, note.clone())?;
         let session = Rc::new(Self {
             worker: worker.clone(),
@@ -172,6 +197,8 @@ impl Session {
             tcp: RefCell::new(tcp),
             measured: RefCell::new(Some(measured)),
             identity: RefCell::new(identity),
+            origin: RefCell::new(None),
+            shown: Cell::new(shown),
             client_text: OnceCell::new(),
             note: RefCell::new(note),
             meter: RefCell::new(HttpMeter::None),
@@ -211,10 +238,34 @@ impl Session {
     /// Learns more of the client; the slot knows it at once.
     pub fn identify(&self, change: impl FnOnce(&mut Identity)) {
         change(&mut self.identity.borrow_mut());
+        self.shown.set(show(&self.worker, &self.identity.borrow(), self.worker.coarse_now_us()));
         let mut note = self.note.borrow_mut();
         note.clear();
-        encode_identity(self.id, &self.identity.borrow(), &mut note);
+        encode_identity(self.id, &self.identity.borrow(), self.shown.get(), &mut note);
+        if let Some(origin) = &*self.origin.borrow() {
+            origin.encode(self.identity.borrow().accounts_version, &mut note);
+        }
         self.with(|measured| measured.set_note(&note));
+    }
+
+    /// Learns where the client is; to be followed by [`Session::identify`].
+    pub fn locate(&self, origin: Origin) {
+        *self.origin.borrow_mut() = Some(origin);
+    }
+
+    /// Where the client is, once known.
+    pub fn origin(&self) -> Ref<'_, Option<Origin>> {
+        self.origin.borrow()
+    }
+
+    /// The client's country, or empty.
+    pub fn country(&self) -> Box<str> {
+        self.origin.borrow().as_ref().map(|origin| origin.place.country.clone()).unwrap_or_default()
+    }
+
+    /// Client and peer as they may be written.
+    pub fn shown(&self) -> Addresses {
+        self.shown.get()
     }
 
     /// The client's address as text; asked for once the handshakes are over.
@@ -434,6 +485,19 @@ impl Session {
     pub fn describe(&self, index: u64, note: &RequestNote<'_>) {
         self.exchange(index, |exchange| {
             exchange.measured.append_note(|bytes| note.encode(bytes));
+            exchange.described = true;
+        });
+    }
+
+    /// The same for a request of another client than the session's: nothing of where that one is may stay.
+    pub fn describe_anew(&self, index: u64, note: &RequestNote<'_>, origin: &Origin, accounts_version: i64) {
+        let mut bytes = Vec::with_capacity(256);
+        encode_identity(self.id, &self.identity.borrow(), self.shown.get(), &mut bytes);
+        self.exchange(index, |exchange| {
+            RequestNote::encode_id(exchange.id, &mut bytes);
+            note.encode(&mut bytes);
+            origin.encode(accounts_version, &mut bytes);
+            exchange.measured.set_note(&bytes);
             exchange.described = true;
         });
     }
@@ -974,7 +1038,27 @@ impl Drop for Session {
     }
 }
 
-fn encode_identity(id: Id, identity: &Identity, to: &mut Vec<u8>) {
+impl Origin {
+    fn encode(&self, accounts_version: i64, to: &mut Vec<u8>) {
+        PlaceNote {
+            accounts_version,
+            screening: self.ruling.verdict,
+            screening_rule: &self.ruling.rule,
+            ..self.place.note()
+        }
+        .encode(to);
+    }
+}
+
+/// As may be written of who this is. An HTTP connection may come to serve any account.
+fn show(worker: &Worker, identity: &Identity, at_us: i64) -> Addresses {
+    let setup = worker.setup();
+    let is_whole = matches!(identity.protocol, "tcp" | "tls-passthrough") && !identity.attribution.is_empty();
+    let mode = if is_whole { setup.privacy.of(&identity.account) } else { setup.privacy.strictest() };
+    setup.privacy.show(mode, identity.client, identity.peer.ip(), at_us)
+}
+
+fn encode_identity(id: Id, identity: &Identity, addresses: Addresses, to: &mut Vec<u8>) {
     SessionNote {
         session_id: id,
         account: &identity.account,
@@ -985,8 +1069,7 @@ fn encode_identity(id: Id, identity: &Identity, to: &mut Vec<u8>) {
         tls_version: identity.tls_version,
         sni: &identity.sni,
         tls_subject: &identity.tls_subject,
-        client: (identity.client.ip(), identity.client.port()),
-        peer: identity.peer.ip(),
+        addresses,
     }
     .encode(to);
 }

@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use super::balance::Group;
 use super::tls::{self, CertificateStore};
-use crate::attribution::Attributor;
+use crate::attribution::{self, Attributor, LiveTable};
 use crate::config::{Config, Listener, Upstream, UpstreamProtocol};
+use crate::privacy::{self, Privacy};
+use crate::screening::Screen;
 
 /// Everything that a connection or a request looks up.
 pub struct Setup {
@@ -15,6 +17,12 @@ pub struct Setup {
     pub listeners: Vec<Arc<ListenerSetup>>,
     /// In the order of the configuration.
     pub upstreams: Vec<Arc<UpstreamSetup>>,
+    /// Tables of accounts, which follow their files.
+    pub account_tables: Vec<Arc<LiveTable>>,
+    /// What follows from where traffic comes from.
+    pub screen: Screen,
+    /// What is kept of addresses.
+    pub privacy: Privacy,
 }
 
 /// One listener.
@@ -60,6 +68,20 @@ pub enum Error {
         /// Why; boxed, for it is large.
         source: Box<tls::Error>,
     },
+    /// A table of accounts.
+    #[error("account table {table}")]
+    AccountTable {
+        /// Its name.
+        table: String,
+        /// Why.
+        source: attribution::Error,
+    },
+    /// The rules of attribution.
+    #[error("attribution")]
+    Attribution(#[from] attribution::NoRandomness),
+    /// What is kept of addresses.
+    #[error("privacy")]
+    Privacy(#[from] privacy::Error),
     /// Servers.
     #[error("upstream {upstream}")]
     Upstream {
@@ -71,13 +93,20 @@ pub enum Error {
 }
 
 impl Setup {
-    /// Reads certificates; does not open sockets.
+    /// Reads certificates, tables of accounts and keys; does not open sockets and writes nothing.
     pub fn new(config: Config) -> Result<Self, Error> {
         let config = Arc::new(config);
-        let listeners =
-            config.listeners.iter().map(|listener| Self::listener(&config, listener)).collect::<Result<_, _>>()?;
+        let table = |table: &crate::config::AccountTable| {
+            let loaded = LiveTable::load(table);
+            loaded.map(Arc::new).map_err(|source| Error::AccountTable { table: table.name.clone(), source })
+        };
+        let account_tables = config.account_tables.iter().map(table).collect::<Result<Vec<_>, _>>()?;
+        let listener = |listener| Self::listener(&config, listener, &account_tables);
+        let listeners = config.listeners.iter().map(listener).collect::<Result<_, _>>()?;
         let upstreams = config.upstreams.iter().map(Self::upstream).collect::<Result<_, _>>()?;
-        Ok(Self { config, listeners, upstreams })
+        let screen = Screen::new(&config.screening);
+        let privacy = Privacy::new(&config.privacy)?;
+        Ok(Self { config, listeners, upstreams, account_tables, screen, privacy })
     }
 
     /// The listener of this name.
@@ -85,7 +114,7 @@ impl Setup {
         self.listeners.iter().find(|listener| &*listener.name == name)
     }
 
-    fn listener(config: &Config, listener: &Listener) -> Result<Arc<ListenerSetup>, Error> {
+    fn listener(config: &Config, listener: &Listener, tables: &[Arc<LiveTable>]) -> Result<Arc<ListenerSetup>, Error> {
         let failed = |source| Error::ListenerTls { listener: listener.name.clone(), source: Box::new(source) };
         let certificates = match &listener.tls {
             Some(tls) => Some(Arc::new(CertificateStore::load(&tls.certificates).map_err(failed)?)),
@@ -99,11 +128,12 @@ impl Setup {
         };
         let attributor = Attributor::new(
             &config.attribution,
+            tables,
             &listener.name,
             &listener.routes,
             listener.account.as_deref(),
             listener.endpoint.as_deref(),
-        );
+        )?;
         let name = Arc::from(listener.name.as_str());
         Ok(Arc::new(ListenerSetup { config: listener.clone(), name, tls, certificates, attributor }))
     }

@@ -16,6 +16,7 @@ use super::stream::{AppStream, Transport, WireStream};
 use super::tunnel::{Hold, Tunnel, join_session};
 use super::upstream::{self, Wanted};
 use crate::event::{End, Reason};
+use crate::screening::Action;
 
 /// Joins the plaintext of the session with its route's upstream. `early`: octets read behind a PROXY header.
 pub async fn terminated(session: &Rc<Session>, listener: &ListenerSetup, mut stream: AppStream, early: Bytes) {
@@ -70,6 +71,10 @@ async fn to_upstream(session: &Rc<Session>, listener: &ListenerSetup, stream: &m
     let route = listener.config.routes.iter().position(|route| route.matches(&name, "/"));
     session.attribute_by(listener, route);
     session.announce();
+    if session.origin().as_ref().is_some_and(|origin| origin.ruling.action == Action::Refuse) {
+        session.worker.metrics.screened_refused.increment(1);
+        return session.ends(End::Refused, Reason::Screened);
+    }
     let upstream = route.and_then(|route| {
         let index = listener.config.routes[route].upstream.index();
         setup.upstreams.get(index).map(|upstream| (index, upstream))

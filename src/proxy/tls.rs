@@ -11,7 +11,7 @@ mod certificates;
 mod subject;
 
 pub use certificates::CertificateStore;
-pub use subject::subject;
+pub use subject::{alternative_names, subject};
 
 use std::fs::File;
 use std::io::Read as _;

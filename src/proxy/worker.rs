@@ -47,6 +47,8 @@ pub struct Worker {
     sessions: RefCell<Vec<Weak<Session>>>,
     setup: RefCell<Arc<Setup>>,
     generation: Cell<u64>,
+    /// Of the table of addresses that a record says is in force.
+    table: Cell<u64>,
 }
 
 thread_local! {
@@ -82,9 +84,11 @@ impl Worker {
             coarse_now_us: Cell::new(started_at_us),
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
+            table: Cell::new(0),
             setup: RefCell::new(setup),
             node,
         });
+        worker.announce_table();
         CURRENT.with(|current| *current.borrow_mut() = Rc::downgrade(&worker));
         worker
     }
@@ -150,6 +154,16 @@ impl Worker {
         }
     }
 
+    /// Says in a record which table of addresses is in force, once each.
+    fn announce_table(&self) {
+        let generation = self.node.enrichment.generation();
+        if self.table.replace(generation) != generation
+            && let Some(table) = self.node.enrichment.snapshot()
+        {
+            self.recorder.node_knows(self.started_at_us, &table);
+        }
+    }
+
     fn live(&self) -> Vec<Rc<Session>> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| session.strong_count() > 0);
@@ -160,6 +174,7 @@ impl Worker {
         let now_us = self.recorder.now_us();
         self.coarse_now_us.set(now_us);
         let setup = self.setup();
+        self.announce_table();
         let sessions = self.live();
         if self.recorder.hour_turned(now_us) {
             sessions.iter().for_each(|session| session.close_hour(now_us));

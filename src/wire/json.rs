@@ -8,9 +8,10 @@ use prost::Message;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
-use super::{Error, Hash, StreamId, unhex};
-use crate::event::v1::{End, Kind, Phase, Reason};
+use super::{Error, Hash, StreamId};
+use crate::event::v1::{AddressForm, End, Kind, Phase, Reason, Screening};
 use crate::event::{Position, UsageRecord, json_line};
+use crate::units::unhex;
 
 pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 /// Closes the records, the data and the event.
@@ -200,6 +201,13 @@ pub(super) fn read_record(members: &Map<String, Value>) -> Result<UsageRecord, S
         gap_first_seq: from.number("gap_first_seq")?,
         gap_next_seq: from.number("gap_next_seq")?,
         clock_step_us: from.number("clock_step_us")?,
+        address_form: AddressForm::from_str_name(&from.name("ADDRESS_FORM", "address_form")?)
+            .unwrap_or_default()
+            .into(),
+        key_epoch: from.number("key_epoch")?,
+        screening: Screening::from_str_name(&from.name("SCREENING", "screening")?).unwrap_or_default().into(),
+        screening_rule: from.text("screening_rule")?,
+        geo_snapshot: from.text("geo_snapshot")?,
     })
 }
 

@@ -92,7 +92,7 @@ fn from_json(layout: Layout, value: &[u8]) -> Result<Content, String> {
             let previous = match batch.previous_hash.as_str() {
                 "" => None,
                 text => {
-                    let bytes = super::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+                    let bytes = crate::units::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
                     Some(Hash(bytes.ok_or("previous_hash is not 64 hexadecimal digits")?))
                 }
             };

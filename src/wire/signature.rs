@@ -7,7 +7,8 @@ use ring::signature::{ED25519, Ed25519KeyPair, UnparsedPublicKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
-use super::{Error, Hash, hex, unhex};
+use super::{Error, Hash, hex};
+use crate::units::unhex;
 
 const HMAC: &str = "hmac-sha256";
 const EDDSA: &str = "ed25519";

@@ -4,18 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "source", "wire"];
+const MECHANISMS: &[&str] =
+    &["meter", "journal", "attribution", "enrichment", "screening", "privacy", "sink", "source", "wire"];
 const STAGES: &[&str] = &["proxy", "shipper", "admin"];
 const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "journal_command", "demo"];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
     match module {
-        "proxy" => &["meter", "journal", "attribution"],
+        "proxy" => &["meter", "journal", "attribution", "enrichment", "screening", "privacy"],
         "sink" => &["wire"],
         "shipper" => &["journal", "sink"],
         "admin" => &["proxy", "sink"],
-        "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink"],
+        "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink", "enrichment"],
         "handover" => &["app"],
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],

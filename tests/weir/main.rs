@@ -8,6 +8,7 @@
 
 mod accounting;
 mod architecture;
+mod attribution;
 mod journal;
 mod kafka;
 mod kill;

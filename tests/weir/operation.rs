@@ -80,7 +80,7 @@ fn a_bad_configuration_leaves_the_old_one_in_force_and_is_named() {
 #[test]
 fn the_admin_listener_shows_health_metrics_sessions_and_the_configuration_without_secrets() {
     let origin = Origin::http();
-    let mut config = Config::http(origin.address);
+    let mut config = Config::listener("web", "http", origin.address, "trusted_proxies = [\"127.0.0.0/8\"]\n");
     config.listeners += "\n[[attribution]]\nname = \"key\"\nheader = { name = \"x-key\", value = \"s3cr3t-value\" }\naccount = \"acme\"\n";
     let weir = Weir::start(&config);
     assert_eq!(weir.process.admin("/livez"), (200, "alive\n".to_owned()));

@@ -24,7 +24,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "unknwon = 1",
         "",
-        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution",
+        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy",
     ),
     ("[log]\nformt = \"text\"", "", "weir.toml:2:1: log.formt: unknown key; did you mean `format`?"),
     ("node = 5", "", "weir.toml:1:8: node: 5 is not text; write it in quotes"),
@@ -272,12 +272,37 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "",
         "[[attribution]]\nname = \"r\"\naccount_from = \"cookie\"",
-        "weir.toml:8:16: attribution.r.account_from: \"cookie\" is not known; write \"tls_subject\", \"sni\", \"host\" or { header = \"x-account\" }",
+        "weir.toml:8:16: attribution.r.account_from: \"cookie\" is not known; write \"host\", \"sni\", \"tls_subject\", \"tls_san\", \"client_cidr\", { header = \"x-account\" }, { proxy_field = 224 } or { table = \"…\", by = \"host\" }",
     ),
     (
         "",
         "[[attribution]]\nname = \"r\"\naccount_from = { header = \"x y\" }\nheader = { value = \"v\" }\nclient_cidr = []",
-        "weir.toml:8:16: attribution.r.account_from.header: \"x y\" is not a header name; write letters, digits and -, like \"x-name\"\nweir.toml:9:10: attribution.r.header.name: is missing; write header = { name = \"…\" }\nweir.toml:10:15: attribution.r.client_cidr: is empty; write networks, or leave it out for every client",
+        "weir.toml:8:16: attribution.r.account_from: \"x y\" is not a header name; write letters, digits and -, like \"x-name\"\nweir.toml:9:10: attribution.r.header.name: is missing; write header = { name = \"…\" }\nweir.toml:10:15: attribution.r.client_cidr: is empty; write networks, or leave it out for every client",
+    ),
+    (
+        "",
+        "[[attribution]]\nname = \"r\"\naccount_from = { header = \"x-account\" }\n[[attribution]]\nname = \"p\"\naccount_from = { proxy_field = 224 }\n[[attribution]]\nname = \"f\"\naccount_from = { proxy_field = 3 }",
+        "weir.toml:8:16: attribution.r.account_from: never matches: it needs trusted_proxies, which no listener has; correct the listener or leave this out\nweir.toml:11:16: attribution.p.account_from: never matches: it needs proxy_protocol and trusted_proxies, which no listener has; correct the listener or leave this out\nweir.toml:14:16: attribution.f.account_from: { proxy_field = 3 } is not known; write \"host\", \"sni\", \"tls_subject\", \"tls_san\", \"client_cidr\", { header = \"x-account\" }, { proxy_field = 224 } or { table = \"…\", by = \"host\" }",
+    ),
+    (
+        "",
+        "[[attribution]]\nname = \"r\"\naccount_from = { table = \"tenant\", by = \"host\" }\n[[account_tables]]\nname = \"tenants\"\nkind = \"keys\"",
+        "weir.toml:8:16: attribution.r.account_from: \"tenant\" is not the name of a table; did you mean \"tenants\"?\nweir.toml:9:1: account_tables.tenants.file: is missing; write file = \"…\", a CSV file of accounts\nweir.toml:9:1: account_tables.tenants.hash_key: is missing; write hash_key = \"…\", the file that keys are hashed with",
+    ),
+    (
+        "",
+        "[[screening.rules]]\nname = \"r\"\nvalid_from = \"2025-07-01\"\nvalid_to = \"yesterday\"\ncountries = [\"Iran\"]\nsubdivisions = [\"UA\"]\nasns = [0]\nlabels = [\"Tor\"]\naction = \"refused\"",
+        "weir.toml:9:12: screening.rules.r.valid_to: \"yesterday\" is no time; write \"2025-07-01\" or \"2025-07-01T12:00:00Z\"\nweir.toml:10:14: screening.rules.r.countries: \"Iran\" is no country; write its two letters of ISO 3166-1, like \"UA\"\nweir.toml:11:17: screening.rules.r.subdivisions: \"UA\" is no subdivision; write \"UA-43\", or country and name: \"RU/Crimea\"\nweir.toml:12:9: screening.rules.r.asns: 0 is no number of a network; write 1 to 4294967295\nweir.toml:13:11: screening.rules.r.labels: \"Tor\" is no label; write words with dots, like \"proxy.anonymous\"\nweir.toml:14:10: screening.rules.r.action: \"refused\" is not known; did you mean \"refuse\"? Known: record, tag, refuse",
+    ),
+    (
+        "",
+        "[[screening.rules]]\nname = \"r\"\nvalid_from = \"2025-07-01\"\nvalid_to = \"2025-07-01\"",
+        "weir.toml:6:1: screening.rules.r.countries: is missing; write what it means: countries, subdivisions, asns, labels or accounts\nweir.toml:9:12: screening.rules.r.valid_to: is not after valid_from; correct one of them",
+    ),
+    (
+        "",
+        "[privacy]\nclient_ip = \"encrypted\"\naccounts = { acme = \"hashed\" }",
+        "weir.toml:7:13: privacy.encryption_key: is missing; write encryption_key = \"…\", a file of 32 hexadecimal digits\nweir.toml:8:21: privacy.accounts.acme: \"hashed\" is not known; write one of: full, encrypted, truncated, pseudonym, none",
     ),
 ];
 

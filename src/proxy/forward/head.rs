@@ -11,13 +11,16 @@ use super::Refused;
 use super::send::Incoming;
 use crate::attribution::Facts;
 use crate::config::{ForwardedHeader, Limits};
-use crate::event::{Reason, RequestNote};
+use crate::enrichment::Place;
+use crate::event::{Reason, RequestNote, UNATTRIBUTED};
 use crate::proxy::body::RequestBody;
 use crate::proxy::forwarded::{ForwardedPolicy, Hop, client_address, is_trusted, set_forwarded};
 use crate::proxy::headers::{self, Kept};
-use crate::proxy::session::Session;
+use crate::proxy::listener::judge;
+use crate::proxy::session::{Origin, Session};
 use crate::proxy::setup::{ListenerSetup, Setup};
 use crate::proxy::worker;
+use crate::screening::{Action, Ruling};
 
 pub(super) fn check_size(limits: &Limits, parts: &http::request::Parts) -> Result<(), Refused> {
     let refuse = |status| Err(Refused { reason: Reason::Limited, ..Refused::bad_request(status) });
@@ -45,6 +48,7 @@ pub(super) fn host_of(authority: Option<&str>, headers: &HeaderMap) -> String {
     name.to_ascii_lowercase()
 }
 
+/// Says in the request's record who it is. Answers what the screening rules say, where something follows from it.
 #[allow(clippy::too_many_arguments)] // all of it is who the request is
 pub(super) fn describe(
     session: &Session,
@@ -56,39 +60,75 @@ pub(super) fn describe(
     path: &str,
     parts: &http::request::Parts,
     connect: bool,
-) {
+) -> Option<Ruling> {
     let identity = session.identity();
     let trusted = &listener.config.trusted_proxies;
     let client = client_address(identity.client, &parts.headers, listener.config.forwarded, trusted);
+    let at_us = session.worker.coarse_now_us();
+    let own = session.origin();
+    let other =
+        (client.ip != identity.client.ip().to_canonical()).then(|| session.worker.node.enrichment.look_up(client.ip));
+    let nowhere = Place::default();
+    let place = other.as_ref().or(own.as_ref().map(|own| &own.place)).unwrap_or(&nowhere);
     let facts = Facts {
         listener: &listener.name,
         host,
         path,
         sni: &identity.sni,
         tls_subject: &identity.tls_subject,
+        tls_sans: &identity.tls_sans,
+        proxy_fields: &identity.proxy_fields,
         client: client.ip,
+        client_account: place.account.as_ref(),
+        networks_version: place.accounts_version,
+        is_trusted: is_trusted(identity.client.ip(), trusted),
+        at_us,
         headers: Some(&parts.headers),
     };
     let attribution = listener.attributor.attribute(&facts, route);
     // A proxy's own health check is nobody's: it keeps what the session has, which is no account.
     let is_nobodys = session.is_health_check();
+    if *attribution.rule == *UNATTRIBUTED && !is_nobodys {
+        session.worker.metrics.unattributed.increment(1);
+        session.worker.node.count_unattributed();
+    }
+    let account = if is_nobodys { &identity.account } else { &attribution.account };
     let differs =
         |own: &Arc<str>, other: &Arc<str>| if own == other || is_nobodys { String::new() } else { own.to_string() };
-    let path_cut = cut(path, setup.config.limits.path_bytes_max);
-    let other_client = client.ip != identity.client.ip().to_canonical();
-    session.describe(
-        index,
-        &RequestNote {
-            account: &differs(&attribution.account, &identity.account),
-            endpoint: &differs(&attribution.endpoint, &identity.endpoint),
-            attribution: &differs(&attribution.rule, &identity.attribution),
-            protocol: if connect { "connect" } else { "" },
-            host: cut(host, 255),
-            method: cut(parts.method.as_str(), 32),
-            path: path_cut,
-            client: other_client.then(|| (client.ip, client.port.unwrap_or(0), identity.peer.ip())),
-        },
-    );
+    // What was said of the session holds for its requests, unless it is about another account or place, or its time is over.
+    let holds = other.is_none() && (!setup.screen.names_accounts() || *account == identity.account);
+    let own_ruling = own.as_ref().map(|own| &own.ruling).filter(|ruling| holds && at_us < ruling.until_us);
+    let judged = own_ruling.is_none().then(|| judge(session, place, account, at_us));
+    let accounts_version = match attribution.accounts_version {
+        0 => place.accounts_version,
+        version => version,
+    };
+    // Another client, or another account's way to show the same one.
+    let addresses = (other.is_some() || setup.privacy.is_by_account()).then(|| {
+        let client = SocketAddr::new(client.ip, client.port.unwrap_or(0));
+        setup.privacy.show(setup.privacy.of(account), client, identity.peer.ip(), at_us)
+    });
+    let note = RequestNote {
+        account: &differs(&attribution.account, &identity.account),
+        endpoint: &differs(&attribution.endpoint, &identity.endpoint),
+        attribution: &differs(&attribution.rule, &identity.attribution),
+        protocol: if connect { "connect" } else { "" },
+        host: cut(host, 255),
+        method: cut(parts.method.as_str(), 32),
+        path: cut(path, setup.config.limits.path_bytes_max),
+        addresses,
+        accounts_version: if accounts_version == identity.accounts_version { 0 } else { accounts_version },
+        screening: judged.as_ref().map(|ruling| (ruling.verdict, &*ruling.rule)),
+    };
+    let ruling = judged.as_ref().or(own_ruling).filter(|ruling| ruling.action != Action::Record).cloned();
+    match (other, &judged) {
+        (Some(place), Some(judged)) => {
+            let note = RequestNote { accounts_version: 0, screening: None, ..note };
+            session.describe_anew(index, &note, &Origin { place, ruling: judged.clone() }, accounts_version);
+        }
+        _ => session.describe(index, &note),
+    }
+    ruling
 }
 
 /// At most `bytes_max` bytes, cut between characters.
@@ -108,6 +148,7 @@ pub(super) fn prepare_up(
     setup: &Setup,
     parts: &mut http::request::Parts,
     upgrade: bool,
+    screened: Option<&Ruling>,
 ) {
     let client: SocketAddr = session.identity().client;
     let peer = session.client_text();
@@ -127,6 +168,13 @@ pub(super) fn prepare_up(
         },
     };
     set_forwarded(&mut parts.headers, &hop);
+    let screening = &setup.config.screening.header;
+    headers::remove_alike(&mut parts.headers, screening);
+    if let Some(ruling) = screened.filter(|ruling| ruling.action == Action::Tag)
+        && let Ok(value) = HeaderValue::from_str(&format!("{}; rule={}", ruling.verdict.name(), ruling.rule))
+    {
+        parts.headers.insert(screening.clone(), value);
+    }
     let name = &setup.config.request_id_header;
     if !(trusted && parts.headers.contains_key(name))
         && let Some(id) = session.exchange(index, |exchange| exchange.id)

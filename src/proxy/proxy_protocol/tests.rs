@@ -24,11 +24,12 @@ fn addressed(version: ProxyVersion, source: &str, destination: &str) -> ProxyHea
         destination: Some(destination.parse().unwrap()),
         authority: None,
         unique_id: None,
+        fields: vec![],
     }
 }
 
 fn nameless(version: ProxyVersion, local: bool) -> ProxyHeader {
-    ProxyHeader { version, local, source: None, destination: None, authority: None, unique_id: None }
+    ProxyHeader { version, local, source: None, destination: None, authority: None, unique_id: None, fields: vec![] }
 }
 
 fn v2(command: u8, family: u8, content: &[u8]) -> Vec<u8> {
@@ -126,6 +127,7 @@ fn v2_fields_are_kept_or_skipped() {
     let mut header = addressed(ProxyVersion::V2, "10.0.0.1:8080", "10.0.0.2:80");
     header.authority = Some("a.test".into());
     header.unique_id = Some(vec![9, 9]);
+    header.fields = vec![(0xea, vec![1, 2, 3])];
     let block = v2(0x21, 0x11, &[V4, &fields].concat());
     check(&block, Ok(Parsed::Header { header, bytes: block.len() }));
 }

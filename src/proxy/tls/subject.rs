@@ -1,9 +1,10 @@
-//! The subject of a certificate as one line of text.
+//! The subject of a certificate as one line of text, and its other names.
 
 use std::fmt::Write as _;
+use std::net::IpAddr;
 
 use rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, X509Certificate};
+use x509_parser::prelude::{AttributeTypeAndValue, FromDer as _, GeneralName, X509Certificate};
 
 use super::Error;
 
@@ -28,6 +29,23 @@ pub fn subject(certificate: &CertificateDer<'_>) -> Result<String, Error> {
         }
     }
     Ok(text)
+}
+
+/// Its alternative names: hosts in lower case, URIs, e-mail addresses and IP addresses as they are. Empty for a malformed one.
+pub fn alternative_names(certificate: &CertificateDer<'_>) -> Vec<Box<str>> {
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
+    let Ok(Some(names)) = certificate.subject_alternative_name() else { return Vec::new() };
+    let names = names.value.general_names.iter().filter_map(|name| match name {
+        GeneralName::DNSName(name) => Some(name.to_ascii_lowercase()),
+        GeneralName::URI(name) | GeneralName::RFC822Name(name) => Some((*name).to_owned()),
+        GeneralName::IPAddress(octets) => match (<[u8; 4]>::try_from(*octets), <[u8; 16]>::try_from(*octets)) {
+            (Ok(v4), _) => Some(IpAddr::from(v4).to_string()),
+            (_, Ok(v6)) => Some(IpAddr::from(v6).to_string()),
+            _ => None,
+        },
+        _ => None,
+    });
+    names.filter(|name| !name.is_empty()).map(String::into_boxed_str).collect()
 }
 
 fn push_attribute(text: &mut String, attribute: &AttributeTypeAndValue<'_>) {
