@@ -30,7 +30,9 @@ const PLAN: &str = "accounts = \"accounts.csv\"\nlabels = [\"labels.csv\"]\n\
 
 /// The files of addresses beside the configuration.
 fn write_places(directory: &Path) {
-    for (name, text) in [("places.csv", PLACES), ("labels.csv", LABELS), ("accounts.csv", ACCOUNTS), ("geoip.toml", PLAN)] {
+    for (name, text) in
+        [("places.csv", PLACES), ("labels.csv", LABELS), ("accounts.csv", ACCOUNTS), ("geoip.toml", PLAN)]
+    {
         std::fs::write(directory.join(name), text).unwrap();
     }
 }
@@ -112,14 +114,27 @@ fn many_addresses_have_the_right_account_country_and_verdict() {
             let texts = ["account", "country", "region"].map(|name| record.text(name));
             assert_eq!(texts, [account, country, region], "{}", record.0);
             assert_eq!(record.number("asn"), asn, "{}", record.0);
-            assert_eq!([optional(record, "screening"), optional(record, "screening_rule")], [verdict, rule], "{}", record.0);
+            assert_eq!(
+                [optional(record, "screening"), optional(record, "screening_rule")],
+                [verdict, rule],
+                "{}",
+                record.0
+            );
             assert!(record.number("accounts_version") > 0, "{}", record.0);
             let (billable, reason) = if status == 451 { (false, "screened") } else { (true, "") };
-            assert_eq!((record.0["billable"].as_bool(), record.text("reason")), (Some(billable), reason), "{}", record.0);
+            assert_eq!(
+                (record.0["billable"].as_bool(), record.text("reason")),
+                (Some(billable), reason),
+                "{}",
+                record.0
+            );
         }
     }
     let [_, narrow] = of(&records, "81.2.69.7");
-    assert_eq!([narrow.text("attribution"), narrow.text("city"), narrow.text("as_org")], ["networks", "London", "Andrews & Arnold"]);
+    assert_eq!(
+        [narrow.text("attribution"), narrow.text("city"), narrow.text("as_org")],
+        ["networks", "London", "Andrews & Arnold"]
+    );
     assert_eq!(narrow.0["labels"], serde_json::json!(["hosting"]));
     let known: Vec<_> = records.0.iter().filter(|record| !optional(record, "geo_snapshot").is_empty()).collect();
     assert_eq!(known.len(), 1, "the table in force is stated once");
@@ -172,7 +187,10 @@ fn a_forged_header_chooses_nothing() {
     let [_, request] = of(&records, "81.2.69.7");
     assert_eq!([request.text("account"), request.text("attribution")], ["unattributed", "unattributed"]);
     // A gateway of our own that speaks HTTP is.
-    let weir = start(&and(Config::listener("web", "http", origin.address, "trusted_proxies = [\"127.0.0.0/8\"]\n"), rules), &[]);
+    let weir = start(
+        &and(Config::listener("web", "http", origin.address, "trusted_proxies = [\"127.0.0.0/8\"]\n"), rules),
+        &[],
+    );
     let mut client = Client::connect(weir.address("web"));
     client.request(b"GET /bytes/7 HTTP/1.1\r\nhost: test\r\nx-account: own\r\n\r\n", 0, Cuts::Whole);
     client.response();
@@ -196,9 +214,13 @@ fn hosts_keys_and_proxy_fields_find_their_accounts_and_keys_are_nowhere() {
         [[attribution]]\nname = \"by-host\"\naccount_from = { table = \"tenants\", by = \"host\" }\n\
         [[account_tables]]\nname = \"tenants\"\nfile = \"tenants.csv\"\n\
         [[account_tables]]\nname = \"keys\"\nkind = \"keys\"\nfile = \"keys.csv\"\nhash_key = \"keys.secret\"\n";
-    let tenants = "host,account_id,valid_from,valid_to\nold.test,former,,2020-01-01\n*.tenant.test,tenant\nvpce-17,endpoint\n";
+    let tenants =
+        "host,account_id,valid_from,valid_to\nold.test,former,,2020-01-01\n*.tenant.test,tenant\nvpce-17,endpoint\n";
     let files = [("tenants.csv", tenants), ("keys.csv", keys.as_str()), ("keys.secret", &"07".repeat(32))];
-    let mut weir = start(&and(Config::listener("web", "http", origin.address, PROXIED).top("checkpoint_interval_ms = 60000"), rules), &files);
+    let mut weir = start(
+        &and(Config::listener("web", "http", origin.address, PROXIED).top("checkpoint_interval_ms = 60000"), rules),
+        &files,
+    );
     let request = |headers: &str, fields: &[u8]| {
         let mut header = b"\r\n\r\n\0\r\nQUIT\n\x21\x11".to_vec();
         header.extend_from_slice(&(12 + fields.len() as u16).to_be_bytes());
@@ -248,7 +270,8 @@ fn a_table_that_cannot_be_used_is_named_by_check_with_its_lines() {
     let origin = Origin::http();
     let rules = "[[account_tables]]\nname = \"tenants\"\nfile = \"tenants.csv\"\n";
     let house = House::new(&and(Config::http(origin.address), rules));
-    std::fs::write(house.directory.path().join("tenants.csv"), "host,account_id\na.test,x\n*,y\na.test,z,never\n").unwrap();
+    std::fs::write(house.directory.path().join("tenants.csv"), "host,account_id\na.test,x\n*,y\na.test,z,never\n")
+        .unwrap();
     let output = Command::new(WEIR).arg("check").arg("--config").arg(house.file()).output().unwrap();
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(64), "{said}");
@@ -274,7 +297,9 @@ fn holds(directory: &Path, octets: &[u8]) -> Vec<String> {
 fn kept(privacy: &str) -> (Records, House) {
     const CLIENT: [u8; 4] = [81, 2, 69, 77];
     let origin = Origin::http();
-    let rules = format!("[geoip]\nplan = \"geoip.toml\"\n[[attribution]]\nname = \"by-host\"\naccount_from = \"host\"\n[privacy]\n{privacy}\n");
+    let rules = format!(
+        "[geoip]\nplan = \"geoip.toml\"\n[[attribution]]\nname = \"by-host\"\naccount_from = \"host\"\n[privacy]\n{privacy}\n"
+    );
     let mut config = and(Config::listener("web", "http", origin.address, PROXIED), &rules);
     config.admin = "listen = \"127.0.0.1:0\"\n".to_owned();
     let weir = start(&config, &[]);
@@ -358,13 +383,21 @@ fn a_raw_session_that_is_screened_is_closed_and_not_billable() {
     for (client_ip, answered) in [("81.2.69.7", false), ("91.0.1.1", true)] {
         let mut client = Client::connect(weir.address("raw"));
         client.write(format!("PROXY TCP4 {client_ip} 198.51.100.9 4711 80\r\n").as_bytes(), Cuts::Whole);
-        let _ = std::io::Write::write_all(&mut client.reader.from, b"GET /bytes/7 HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
+        let _ = std::io::Write::write_all(
+            &mut client.reader.from,
+            b"GET /bytes/7 HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n",
+        );
         assert_eq!(!client.reader.rest().is_empty(), answered, "{client_ip}");
     }
     let records = weir.settled(2);
-    for (client_ip, end, reason, verdict) in [("81.2.69.7", "refused", "screened", "match"), ("91.0.1.1", "done", "", "clear")] {
+    for (client_ip, end, reason, verdict) in
+        [("81.2.69.7", "refused", "screened", "match"), ("91.0.1.1", "done", "", "clear")]
+    {
         let sessions = records.sessions();
         let session = sessions.iter().find(|session| session.text("client_ip") == client_ip).unwrap();
-        assert_eq!([session.text("end"), session.text("reason"), optional(session, "screening")], [end, reason, verdict]);
+        assert_eq!(
+            [session.text("end"), session.text("reason"), optional(session, "screening")],
+            [end, reason, verdict]
+        );
     }
 }

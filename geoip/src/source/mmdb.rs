@@ -283,7 +283,7 @@ fn elements(text: &str) -> Path {
 /// Fields and labels by what a database says it is.
 fn shape(database_type: &str) -> (Vec<(Field, Path)>, Vec<(Path, String)>) {
     let is = |words: &[&str]| words.iter().any(|word| database_type.contains(word));
-    let maxmind = is(&["GeoIP2", "GeoLite2", "DBIP", "DB-IP"]);
+    let maxmind = is(&["GeoIP", "GeoLite2", "DBIP", "DB-IP"]);
     let fields: Vec<&[(Field, &str)]> = if !maxmind {
         vec![FLAT]
     } else if is(&["Enterprise", "Insights", "Precision"]) {

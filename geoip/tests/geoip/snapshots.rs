@@ -38,7 +38,7 @@ fn a_snapshot_answers_like_the_table() {
         assert_eq!(said(&loaded, address), said(&table, address), "{address}");
     }
     assert_eq!(said(&loaded, "81.2.69.160"), "GB/GB-ENG/London acme hosting");
-    assert_eq!(said(&loaded, "2a00:1::8000:0:0:1"), "gamma");
+    assert_eq!(said(&loaded, "2a00:1::8000:0:0:1"), "AS3209 Vodafone GmbH gamma");
     assert_eq!(difference(&table, &loaded, |_| 0, |_| panic!("nothing changed")).any, Addresses::default());
     // A plan can name it in place of sources.
     let by_plan = files.compile("snapshot = { path = \"it.weirgeo\" }").unwrap();
