@@ -33,6 +33,10 @@ pub enum Command {
     Events(EventsArgs),
     /// Show the whole chain with an origin and traffic of its own
     Demo(DemoArgs),
+    /// Say what an IP address is, whose it is, and how we know
+    Ip(IpArgs),
+    /// Build, verify, compare and fetch what is known of addresses
+    Geoip(GeoipArgs),
     /// Look at, verify or export the journal of a state directory
     Journal(JournalArgs),
     /// Ask a running process whether it is ready
@@ -178,6 +182,158 @@ impl EventsArgs {
     }
 }
 
+/// `weir ip`
+#[derive(Debug, Args)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir ip 8.8.8.8\n  weir ip --config /etc/weir/weir.toml --explain 2a00:1450::1\n  \
+                  weir ip --json --as-of 2026-01-31T12:00:00Z --plan geoip.toml 8.8.8.8\n  \
+                  weir ip --stdin < addresses.txt > answers.ndjson\n  weir ip serve --listen 127.0.0.1:9980 --tokens tokens.txt"
+)]
+pub struct IpArgs {
+    /// Serve instead.
+    #[command(subcommand)]
+    pub command: Option<IpCommand>,
+    /// Addresses to look up
+    #[arg(value_name = "ADDR", required_unless_present = "stdin", conflicts_with = "stdin")]
+    pub addresses: Vec<String>,
+    /// Look up an address a line; answers are JSON lines in the same order, and the code is 1 if a line was no address
+    #[arg(long)]
+    pub stdin: bool,
+    /// One JSON object per address
+    #[arg(long)]
+    pub json: bool,
+    /// Also ask every source, and mark which of them counts
+    #[arg(long, conflicts_with_all = ["stdin", "as_of"])]
+    pub explain: bool,
+    /// Answer as it was known at a time, from the snapshots that the plan keeps
+    #[arg(long, value_name = "TIME")]
+    pub as_of: Option<String>,
+    /// What to answer from.
+    #[command(flatten)]
+    pub knowledge: KnowledgeArgs,
+}
+
+/// `weir ip serve`
+#[derive(Debug, Subcommand)]
+pub enum IpCommand {
+    /// Answer over HTTP; GET /openapi.json says how
+    #[command(after_help = "Example:\n  weir ip serve --listen 127.0.0.1:9980 --tokens tokens.txt --plan geoip.toml")]
+    Serve {
+        /// Where to listen
+        #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:9980")]
+        listen: std::net::SocketAddr,
+        /// A bearer token a line; every request needs one of them. Without the file everybody may ask
+        #[arg(long, value_name = "FILE")]
+        tokens: Option<PathBuf>,
+        /// What to answer from.
+        #[command(flatten)]
+        knowledge: KnowledgeArgs,
+    },
+}
+
+/// What `weir ip` answers from; without any of these from what `weir geoip fetch` brought.
+#[derive(Debug, Default, Args)]
+pub struct KnowledgeArgs {
+    /// The sidecar's configuration: its plan, and its screening rules
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["plan", "snapshot", "databases"])]
+    pub config: Option<PathBuf>,
+    /// A plan: sources, accounts, labels, overrides
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["snapshot", "databases"])]
+    pub plan: Option<PathBuf>,
+    /// A snapshot that `weir geoip build` made
+    #[arg(long, value_name = "FILE", conflicts_with = "databases")]
+    pub snapshot: Option<PathBuf>,
+    /// With --snapshot: the public key's file that it must be signed with
+    #[arg(long, value_name = "FILE", requires = "snapshot")]
+    pub public_key: Option<PathBuf>,
+    /// An MMDB file; may be repeated, the first that knows is believed
+    #[arg(long = "database", value_name = "FILE")]
+    pub databases: Vec<PathBuf>,
+}
+
+/// `weir geoip`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir geoip fetch\n  weir geoip build --plan geoip.toml --to table.weirgeo --key signing.key\n  \
+                  weir geoip verify table.weirgeo --public-key signing.pub\n  weir geoip diff old.weirgeo new.weirgeo"
+)]
+pub struct GeoipArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: GeoipCommand,
+}
+
+/// What `weir geoip` does.
+#[derive(Debug, Subcommand)]
+pub enum GeoipCommand {
+    /// Bring freely licensed databases of countries and networks, and a plan that uses them; needs npm
+    #[command(after_help = "Example:\n  weir geoip fetch --to /var/lib/weir/geoip")]
+    Fetch {
+        /// Where to put them [default: ~/.local/state/weir/geoip]
+        #[arg(long, value_name = "DIR")]
+        to: Option<PathBuf>,
+    },
+    /// Make a signing key, and print its public half
+    #[command(after_help = "Example:\n  weir geoip key signing.key > signing.pub")]
+    Key {
+        /// The file to make; it must not be there yet
+        file: PathBuf,
+    },
+    /// Compile a plan into a snapshot that sidecars load instead
+    #[command(after_help = "Example:\n  weir geoip build --plan geoip.toml --to table.weirgeo --key signing.key")]
+    Build {
+        /// What to compile.
+        #[command(flatten)]
+        knowledge: KnowledgeArgs,
+        /// The file to write
+        #[arg(long, value_name = "FILE")]
+        to: PathBuf,
+        /// Sign with the key in this file
+        #[arg(long, value_name = "FILE")]
+        key: Option<PathBuf>,
+    },
+    /// Check a snapshot, or compile a plan and hold it against its canaries; ends with 1 if anything is wrong
+    #[command(after_help = "Example:\n  weir geoip verify table.weirgeo --public-key signing.pub")]
+    Verify {
+        /// A snapshot, or a plan (`.toml`)
+        file: PathBuf,
+        /// The public key's file that a snapshot must be signed with
+        #[arg(long, value_name = "FILE")]
+        public_key: Option<PathBuf>,
+    },
+    /// Show sources with their age and licence, sizes and coverage
+    #[command(after_help = "Example:\n  weir geoip status --plan geoip.toml")]
+    Status {
+        /// What to show.
+        #[command(flatten)]
+        knowledge: KnowledgeArgs,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// How many addresses, and which accounts, change country, account, label or verdict
+    #[command(after_help = "Example:\n  weir geoip diff old.weirgeo new.weirgeo --config /etc/weir/weir.toml")]
+    Diff {
+        /// A snapshot, or a plan (`.toml`)
+        old: PathBuf,
+        /// Another
+        new: PathBuf,
+        /// Verdicts are by this configuration's screening rules
+        #[arg(long, value_name = "FILE")]
+        config: Option<PathBuf>,
+        /// Every range that changes, too
+        #[arg(long)]
+        ranges: bool,
+        /// One JSON object, and one for each range
+        #[arg(long)]
+        json: bool,
+    },
+}
+
 /// `weir journal`
 #[derive(Debug, Args)]
 #[command(
@@ -310,6 +466,17 @@ mod tests {
             ("weir journal export --state a --to b --form protobuf --unshipped", None),
             ("weir journal export --state a", Some(64)),
             ("weir journal", Some(64)),
+            ("weir ip 8.8.8.8 --json --explain", None),
+            ("weir ip --stdin --database a --database b", None),
+            ("weir ip serve --listen 127.0.0.1:0 --snapshot a --public-key b", None),
+            ("weir ip", Some(64)),
+            ("weir ip 8.8.8.8 --stdin", Some(64)),
+            ("weir ip 8.8.8.8 --plan a --snapshot b", Some(64)),
+            ("weir ip 8.8.8.8 --explain --as-of 2026-01-01", Some(64)),
+            ("weir geoip build --plan a --to b --key c", None),
+            ("weir geoip diff a b --ranges --json", None),
+            ("weir geoip diff a", Some(64)),
+            ("weir geoip build --plan a", Some(64)),
             ("weir help", Some(0)),
             ("weir help run", Some(0)),
             ("weir --version", Some(0)),

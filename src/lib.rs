@@ -7,7 +7,8 @@
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
 //!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
-//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
+//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
+//!   [`geoip_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -35,5 +36,7 @@ pub mod app;
 pub mod cli;
 pub mod demo;
 pub mod events;
+pub mod geoip_command;
 pub mod handover;
+pub mod ip;
 pub mod journal_command;

@@ -32,6 +32,8 @@ fn main() -> ExitCode {
         Command::Events(args) => weir::events::run(&args),
         Command::Demo(args) => weir::demo::run(&args),
         Command::Journal(args) => weir::journal_command::run(&args),
+        Command::Ip(args) => weir::ip::run(&args),
+        Command::Geoip(args) => weir::geoip_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };
     match result {

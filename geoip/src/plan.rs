@@ -83,6 +83,25 @@ pub struct Source {
     pub expired_after_days: u32,
 }
 
+impl Source {
+    /// A database with nothing else said of it.
+    pub fn database(name: &str, path: PathBuf) -> Source {
+        Source {
+            name: name.to_owned(),
+            kind: Kind::Mmdb,
+            paths: vec![path],
+            fields: BTreeMap::new(),
+            labels: BTreeMap::new(),
+            columns: Vec::new(),
+            licence: String::new(),
+            attribution: String::new(),
+            keep_days_max: None,
+            stale_after_days: stale_after_days(),
+            expired_after_days: expired_after_days(),
+        }
+    }
+}
+
 fn stale_after_days() -> u32 {
     25
 }

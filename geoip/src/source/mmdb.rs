@@ -90,7 +90,7 @@ impl Database {
     }
 
     /// What it says of one address.
-    pub(crate) fn at(&mut self, address: IpAddr, words: &mut Vocabulary) -> Result<Answer, Error> {
+    pub(crate) fn at(&self, address: IpAddr, words: &mut Vocabulary) -> Result<Answer, Error> {
         if address.is_ipv6() && self.reader.metadata().ip_version == 4 {
             return Ok(Answer::default());
         }
@@ -114,11 +114,6 @@ impl Database {
             ready: None,
             done: false,
         })
-    }
-
-    /// About what it holds in memory.
-    pub(crate) fn bytes(&self, file_bytes: u64) -> u64 {
-        file_bytes + (self.decoded.capacity() * (size_of::<Answer>() + size_of::<usize>() + 1)) as u64
     }
 }
 
@@ -288,7 +283,7 @@ fn elements(text: &str) -> Path {
 /// Fields and labels by what a database says it is.
 fn shape(database_type: &str) -> (Vec<(Field, Path)>, Vec<(Path, String)>) {
     let is = |words: &[&str]| words.iter().any(|word| database_type.contains(word));
-    let maxmind = is(&["GeoIP2", "GeoLite2", "DBIP", "DB-IP"]);
+    let maxmind = is(&["GeoIP", "GeoLite2", "DBIP", "DB-IP"]);
     let fields: Vec<&[(Field, &str)]> = if !maxmind {
         vec![FLAT]
     } else if is(&["Enterprise", "Insights", "Precision"]) {

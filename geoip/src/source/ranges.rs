@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use hashbrown::HashMap;
 use ipnet::IpNet;
 
+use super::text::Lines;
 use super::{Answers, Input};
 use crate::Error;
 use crate::address;
@@ -27,11 +28,13 @@ pub(crate) fn read(input: &Input, source: &Source, words: &mut Vocabulary) -> Re
     let mut known: HashMap<Answer, u32> = HashMap::new();
     let mut rows = 0;
     let mut first = true;
-    while reader
-        .read_record(&mut record)
-        .map_err(|error| wrong(error.position().map_or(0, csv::Position::line), error.to_string()))?
-    {
-        let line = record.position().map_or(0, csv::Position::line);
+    let mut lines = Lines::new(text);
+    loop {
+        let more = reader.read_record(&mut record);
+        let line = lines.of(&reader);
+        if !more.map_err(|error| wrong(line, error.to_string()))? {
+            break;
+        }
         if std::mem::take(&mut first) && header(&record, &mut columns).map_err(|reason| wrong(line, reason))? {
             continue;
         }

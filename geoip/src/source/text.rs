@@ -24,19 +24,41 @@ pub(crate) fn rows(
         .trim(csv::Trim::All)
         .from_reader(text.as_bytes());
     let mut record = csv::StringRecord::new();
+    let mut lines = Lines::new(text);
     let mut first = true;
     loop {
-        let more = reader
-            .read_record(&mut record)
-            .map_err(|error| wrong(error.position().map_or(0, csv::Position::line), error.to_string()))?;
-        if !more {
+        let more = reader.read_record(&mut record);
+        let line = lines.of(&reader);
+        if !more.map_err(|error| wrong(line, error.to_string()))? {
             return Ok(());
         }
-        let line = record.position().map_or(0, csv::Position::line);
         if std::mem::take(&mut first) && record.get(0) == Some(header) {
             continue;
         }
         row(&record, line).map_err(|reason| wrong(line, reason))?;
+    }
+}
+
+/// Which line a row is in. The reader's own count is that of where it began to look, before comments and empty lines.
+pub(crate) struct Lines<'a> {
+    text: &'a [u8],
+    counted: usize,
+    line: u64,
+}
+
+impl<'a> Lines<'a> {
+    pub(crate) fn new(text: &'a str) -> Lines<'a> {
+        Lines { text: text.as_bytes(), counted: 0, line: 1 }
+    }
+
+    /// The line in which the row that was just read ends, from 1.
+    pub(crate) fn of<R: std::io::Read>(&mut self, reader: &csv::Reader<R>) -> u64 {
+        // The row's own end is read too.
+        let end = usize::try_from(reader.position().byte()).unwrap_or(usize::MAX).saturating_sub(1);
+        let new = self.text.get(self.counted..end).unwrap_or_default();
+        self.line += new.iter().filter(|byte| **byte == b'\n').count() as u64;
+        self.counted = self.counted.max(end);
+        self.line
     }
 }
 
