@@ -5,6 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Microseconds in an hour: no record spans two.
 pub const HOUR_US: i64 = 3_600_000_000;
 
+/// Microseconds in a day.
+pub const DAY_US: i64 = 24 * HOUR_US;
+
 /// A clock anchored once: Unix time in µs that never goes back.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -45,6 +48,56 @@ pub fn hour_of(at_us: i64) -> i64 {
     at_us - at_us.rem_euclid(HOUR_US)
 }
 
+/// Year, month and day of a time, µs; UTC.
+pub fn date_of(at_us: i64) -> (i64, i64, i64) {
+    // Civil date from days since 1970, in eras of 400 years that begin on the first of March.
+    let days = at_us.div_euclid(DAY_US) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The first µs of a day, UTC.
+pub fn day_us(year: i64, month: i64, day: i64) -> i64 {
+    // Days from a year that begins in March, so that the leap day is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    (365 * year + leaps + (153 * month + 2) / 5 + day - 1 - 719_468) * DAY_US
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+pub fn utc_text(at_us: i64) -> String {
+    let (year, month, day) = date_of(at_us);
+    let us = at_us.rem_euclid(DAY_US);
+    let seconds = us / 1_000_000;
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", us % 1_000_000)
+}
+
+/// µs since 1970 of `2026-01-31T12:00:00Z`, or of a day alone.
+pub fn parse_utc(text: &str) -> Option<i64> {
+    let (date, time) = text.strip_suffix('Z').and_then(|text| text.split_once('T')).unwrap_or((text, "00:00:00"));
+    let numbers = |text: &str, between: char| -> Option<[i64; 3]> {
+        let numbers: Option<Vec<i64>> = text.split(between).map(|part| part.parse().ok()).collect();
+        numbers?.try_into().ok()
+    };
+    let ([year, month, day], [hour, minute, second]) = (numbers(date, '-')?, numbers(time, ':')?);
+    let good = (1970..=9999).contains(&year)
+        && (1..=12).contains(&month)
+        && (1..=31).contains(&day)
+        && (0..24).contains(&hour)
+        && (0..60).contains(&minute)
+        && (0..=60).contains(&second);
+    let first_us = day_us(year, month, day);
+    // The 31st of a month that has none is another month's day.
+    let good = good && date_of(first_us) == (year, month, day);
+    good.then_some(first_us + (hour * 3600 + minute * 60 + second) * 1_000_000)
+}
+
 /// Without the 128 bits of [`Duration::as_micros`]: it is asked for twice in each request.
 #[inline]
 fn micros(duration: Duration) -> i64 {
@@ -61,6 +114,27 @@ mod tests {
         assert_eq!(hour_of(HOUR_US - 1), 0);
         assert_eq!(hour_of(HOUR_US), HOUR_US);
         assert_eq!(hour_of(-1), -HOUR_US);
+    }
+
+    #[test]
+    fn dates_are_the_calendars() {
+        for (text, at_us) in [
+            ("1970-01-01", Some(0)),
+            ("2000-02-29T12:00:01Z", Some(951_825_601_000_000)),
+            ("2026-11-22T18:17:00Z", Some(1_795_371_420_000_000)),
+            ("2016-12-31T23:59:60Z", Some(1_483_228_800_000_000)),
+            ("2026-02-29", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-11-22T24:00:00Z", None),
+            ("2026", None),
+        ] {
+            assert_eq!(parse_utc(text), at_us, "{text}");
+        }
+        assert_eq!(utc_text(951_825_601_000_007), "2000-02-29T12:00:01.000007Z");
+        for day in -200_000..200_000 {
+            let (year, month, day_of_month) = date_of(day * DAY_US);
+            assert_eq!(day_us(year, month, day_of_month), day * DAY_US);
+        }
     }
 
     #[test]

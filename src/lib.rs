@@ -4,9 +4,11 @@
 //!
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays), [`wire`] (messages, and
-//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from)
-//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
-//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`demo`]
+//!   the proof that they are all there), [`sink`], [`source`] (a topic to read from),
+//!   [`store`] (the database of the ledger)
+//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`admin`] (the operator's listener)
+//! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ledger_command`],
+//!   [`usage_command`], [`audit_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -20,15 +22,20 @@ pub mod journal;
 pub mod meter;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod wire;
 
 pub mod admin;
 pub mod proxy;
+pub mod rollup;
 pub mod shipper;
 
 pub mod app;
+pub mod audit_command;
 pub mod cli;
 pub mod demo;
 pub mod events;
 pub mod handover;
 pub mod journal_command;
+pub mod ledger_command;
+pub mod usage_command;

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use weir::cli::{Cli, Command, EXIT_USAGE};
+use weir::config::ConfigErrors;
 
 /// Hands the block freed last out first: buffers of bulk transfers stay in the processor's cache.
 #[global_allocator]
@@ -32,10 +33,15 @@ fn main() -> ExitCode {
         Command::Events(args) => weir::events::run(&args),
         Command::Demo(args) => weir::demo::run(&args),
         Command::Journal(args) => weir::journal_command::run(&args),
+        Command::Ledger(args) => weir::ledger_command::run(&args),
+        Command::Usage(args) => weir::usage_command::run(&args),
+        Command::Period(args) => weir::ledger_command::period(&args),
+        Command::Audit(args) => weir::audit_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ConfigErrors>() => wrong(&error),
         Err(error) => {
             eprintln!("weir: {error:#}");
             ExitCode::FAILURE

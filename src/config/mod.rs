@@ -19,6 +19,7 @@
 mod check;
 mod check_attribution;
 mod check_kafka;
+mod check_ledger;
 mod check_limits;
 mod check_listeners;
 mod check_records;
@@ -27,6 +28,7 @@ mod difference;
 mod errors;
 mod fields;
 mod kafka;
+mod ledger;
 mod limits;
 mod raw;
 mod read;
@@ -41,6 +43,7 @@ mod tests;
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, SigningKeyFile};
+pub use ledger::{Ledger, Meter, MeterColumn, MeterKind, VerifyingKeyFile};
 pub use limits::Limits;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
@@ -89,6 +92,10 @@ pub struct Config {
     pub upstreams: Vec<Upstream>,
     /// Rules for who is billed; the first that matches wins, else the route's account, else `unattributed`.
     pub attribution: Vec<AttributionRule>,
+    /// What the ledger reads and keeps.
+    pub ledger: Ledger,
+    /// What usage is measured by; the default ones are among them.
+    pub meters: Vec<Meter>,
 }
 
 /// `[admin]`: health, metrics, sessions, effective configuration.

@@ -15,7 +15,7 @@ mod print;
 
 pub use encode::{RequestNote, SessionNote, Tail};
 pub use loss::{Loss, Losses, SeqRange};
-pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
+pub use print::{CSV_HEADER, Position, csv_field, csv_line, from_json, json_line, text_line};
 
 /// Types generated from `weir.usage.v1`.
 #[allow(missing_docs, clippy::doc_markdown)] // generated; the .proto holds the comments

@@ -94,8 +94,10 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ids::{hex, unhex};
+
 pub use encoder::{Encoder, Limits, Message};
-pub use read::Reject;
+pub use read::{Reject, json_line, position};
 pub use signature::{Fault, SigningKey, VerifyingKey};
 pub use stream::{Cause, Finding, Link, Missing, Stream};
 pub use verifier::{Bounds, Incoming, State, Taken, Totals, Verifier};
@@ -279,21 +281,4 @@ pub enum Error {
         /// Name of the key.
         id: String,
     },
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]])
-        .map(char::from)
-        .collect()
-}
-
-fn unhex(text: &[u8]) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    if !text.len().is_multiple_of(2) {
-        return None;
-    }
-    text.chunks_exact(2).map(|pair| Some(digit(pair[0])? << 4 | digit(pair[1])?)).collect()
 }

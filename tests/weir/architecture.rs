@@ -4,9 +4,19 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "source", "wire"];
-const STAGES: &[&str] = &["proxy", "shipper", "admin"];
-const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "journal_command", "demo"];
+const MECHANISMS: &[&str] = &["meter", "journal", "attribution", "sink", "source", "store", "wire"];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "admin"];
+const ASSEMBLY: &[&str] = &[
+    "app",
+    "handover",
+    "cli",
+    "events",
+    "journal_command",
+    "ledger_command",
+    "usage_command",
+    "audit_command",
+    "demo",
+];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
@@ -14,13 +24,17 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "proxy" => &["meter", "journal", "attribution"],
         "sink" => &["wire"],
         "shipper" => &["journal", "sink"],
+        "rollup" => &["journal", "source", "store", "wire"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink"],
         "handover" => &["app"],
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],
-        "demo" => &["cli", "journal", "proxy"],
+        "ledger_command" => &["cli", "rollup", "source", "store", "wire"],
+        "usage_command" => &["cli", "ledger_command", "rollup", "store"],
+        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
     }

@@ -11,6 +11,7 @@ mod architecture;
 mod journal;
 mod kafka;
 mod kill;
+mod ledger;
 mod limits;
 mod operation;
 mod rig;
