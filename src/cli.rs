@@ -41,6 +41,14 @@ pub enum Command {
     Journal(JournalArgs),
     /// Ask a running process whether it is ready
     Health(HealthArgs),
+    /// Turn records into usage that can be billed
+    Ledger(LedgerArgs),
+    /// Print what an account used
+    Usage(UsageArgs),
+    /// Seal a month, or show what sealed ones came to
+    Period(PeriodArgs),
+    /// Put the numbers of every step side by side, and explain each difference
+    Audit(AuditArgs),
 }
 
 /// `weir run`
@@ -401,6 +409,138 @@ pub enum ExportForm {
     Protobuf,
 }
 
+/// Which ledger.
+#[derive(Debug, Args)]
+pub struct LedgerPlace {
+    /// Configuration file, the sidecar's
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// With no file: the state directory of `weir run --upstream` [default: ~/.local/state/weir]
+    #[arg(long, value_name = "DIR", conflicts_with = "config")]
+    pub state: Option<PathBuf>,
+}
+
+/// `weir ledger`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weir ledger\n  weir ledger --config /etc/weir/weir.toml\n  weir ledger --once --state /var/lib/weir"
+)]
+pub struct LedgerArgs {
+    /// Which.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// End when everything that is there was read
+    #[arg(long)]
+    pub once: bool,
+}
+
+/// `weir usage`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weir usage --account acme\n  weir usage --account acme --from 2026-11-01 --to 2026-12-01 --by day\n  \
+                  weir usage --by account --meter egress_bytes --csv\n  weir usage --account acme --by reason"
+)]
+pub struct UsageArgs {
+    /// Which.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// Whose; all together without it
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// From this time on, UTC: 2026-01-31 or 2026-01-31T12:00:00Z, in whole hours
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// A line for each
+    #[arg(long, value_enum)]
+    pub by: Option<UsageBy>,
+    /// Only this meter; may be repeated
+    #[arg(long = "meter", value_name = "METER")]
+    pub meters: Vec<String>,
+    /// One JSON object per line, and one that says up to when it is complete
+    #[arg(long, conflicts_with = "csv")]
+    pub json: bool,
+    /// Comma-separated values with a header line
+    #[arg(long)]
+    pub csv: bool,
+}
+
+/// What lines of usage are about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+#[allow(missing_docs)] // named as in records
+pub enum UsageBy {
+    Hour,
+    Day,
+    Month,
+    Account,
+    Endpoint,
+    Host,
+    Protocol,
+    Country,
+    Status,
+    Reason,
+    Kind,
+}
+
+/// `weir period`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir period close 2026-11 --config /etc/weir/weir.toml\n  weir period show 2026-11"
+)]
+pub struct PeriodArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: PeriodCommand,
+}
+
+/// What `weir period` does.
+#[derive(Debug, Subcommand)]
+pub enum PeriodCommand {
+    /// Seal a month for ever: what comes late counts in the next one, and says so
+    #[command(after_help = "Example:\n  weir period close 2026-11 --config /etc/weir/weir.toml")]
+    Close {
+        /// Like 2026-11
+        period: String,
+        /// Which ledger.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// Seal it although something is missing, and state what
+        #[arg(long)]
+        with_holes: bool,
+        /// Who seals it [default: the user]
+        #[arg(long, value_name = "NAME")]
+        actor: Option<String>,
+    },
+    /// Show sealed months, or what one of them came to
+    #[command(after_help = "Example:\n  weir period show 2026-11 --json")]
+    Show {
+        /// Like 2026-11
+        period: Option<String>,
+        /// Which ledger.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// `weir audit`
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json")]
+pub struct AuditArgs {
+    /// Which.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `weir health`
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weir health --admin 127.0.0.1:9900")]
@@ -463,6 +603,13 @@ mod tests {
             ("weir events --file x.json --csv", None),
             ("weir demo --seconds 5", None),
             ("weir journal status --json", None),
+            ("weir ledger", None),
+            ("weir ledger --config a --state b", Some(64)),
+            ("weir usage --account acme --by day --json", None),
+            ("weir usage --by week", Some(64)),
+            ("weir period close 2026-11 --with-holes", None),
+            ("weir period close", Some(64)),
+            ("weir audit --json", None),
             ("weir journal export --state a --to b --form protobuf --unshipped", None),
             ("weir journal export --state a", Some(64)),
             ("weir journal", Some(64)),

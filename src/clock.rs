@@ -5,6 +5,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 /// Microseconds in an hour: no record spans two.
 pub const HOUR_US: i64 = 3_600_000_000;
 
+/// Microseconds in a day.
+pub const DAY_US: i64 = 24 * HOUR_US;
+
 /// A clock anchored once: Unix time in µs that never goes back.
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
@@ -45,7 +48,38 @@ pub fn hour_of(at_us: i64) -> i64 {
     at_us - at_us.rem_euclid(HOUR_US)
 }
 
-/// µs since the Unix epoch of a UTC date (its first moment) or time as RFC 3339 writes it: `2025-07-01`, `2025-07-01T12:30:00Z`.
+/// Year, month and day of a time, µs; UTC.
+pub fn date_of(at_us: i64) -> (i64, i64, i64) {
+    // Civil date from days since 1970, in eras of 400 years that begin on the first of March.
+    let days = at_us.div_euclid(DAY_US) + 719_468;
+    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+}
+
+/// The first µs of a day, UTC.
+pub fn day_us(year: i64, month: i64, day: i64) -> i64 {
+    // Days from a year that begins in March, so that the leap day is its last.
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
+    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    (365 * year + leaps + (153 * month + 2) / 5 + day - 1 - 719_468) * DAY_US
+}
+
+/// RFC 3339 in UTC, to the microsecond.
+pub fn utc_text(at_us: i64) -> String {
+    let (year, month, day) = date_of(at_us);
+    let us = at_us.rem_euclid(DAY_US);
+    let seconds = us / 1_000_000;
+    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", us % 1_000_000)
+}
+
+/// µs since the Unix epoch of a UTC date (its first moment) or time as RFC 3339 writes it: `2025-07-01`, `2025-07-01T12:30:00Z`. A leap
+/// second is the next minute's first.
 pub fn parse_utc(text: &str) -> Option<i64> {
     let (date, time) = match text.split_once(['T', ' ']) {
         Some((date, time)) => (date, time.strip_suffix('Z')?),
@@ -53,14 +87,12 @@ pub fn parse_utc(text: &str) -> Option<i64> {
     };
     let [year, month, day] = three(date, '-', [4, 2, 2])?;
     let [hour, minute, second] = three(time, ':', [2, 2, 2])?;
-    if !(1..=12).contains(&month) || day < 1 || day > days_of(year, month) || hour > 23 || minute > 59 || second > 59 {
+    let first_us = day_us(year, month, day);
+    // The 31st of a month that has none is another month's day.
+    if date_of(first_us) != (year, month, day) || hour > 23 || minute > 59 || second > 60 {
         return None;
     }
-    // Years begin in March, so that the day that some have more is their last (days since 0000-03-01, less the epoch's).
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    let days = days + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some((((days * 24 + hour) * 60 + minute) * 60 + second) * 1_000_000)
+    Some(first_us + ((hour * 60 + minute) * 60 + second) * 1_000_000)
 }
 
 fn three(text: &str, between: char, digits: [usize; 3]) -> Option<[i64; 3]> {
@@ -74,15 +106,6 @@ fn three(text: &str, between: char, digits: [usize; 3]) -> Option<[i64; 3]> {
         *number = part.parse().ok()?;
     }
     parts.next().is_none().then_some(numbers)
-}
-
-fn days_of(year: i64, month: i64) -> i64 {
-    match month {
-        4 | 6 | 9 | 11 => 30,
-        2 if year % 4 == 0 && (year % 100 != 0 || year % 400 == 0) => 29,
-        2 => 28,
-        _ => 31,
-    }
 }
 
 /// Without the 128 bits of [`Duration::as_micros`]: it is asked for twice in each request.
@@ -104,16 +127,28 @@ mod tests {
     }
 
     #[test]
-    fn dates_and_times_are_read_as_utc() {
-        let second = |text: &str| parse_utc(text).map(|us| us / 1_000_000);
-        assert_eq!(second("1970-01-01"), Some(0));
-        assert_eq!(second("2025-07-01"), Some(1_751_328_000));
-        assert_eq!(second("2024-02-29T23:59:59Z"), Some(1_709_251_199));
-        assert_eq!(second("1969-12-31T23:59:59Z"), Some(-1));
-        for wrong in
-            ["", "2025-7-1", "2025-02-29", "2025-13-01", "2025-01-01T24:00:00Z", "2025-01-01T00:00:00", "+025-01-01"]
-        {
-            assert_eq!(parse_utc(wrong), None, "{wrong}");
+    fn dates_are_the_calendars() {
+        for (text, at_us) in [
+            ("1970-01-01", Some(0)),
+            ("2000-02-29T12:00:01Z", Some(951_825_601_000_000)),
+            ("2026-11-22T18:17:00Z", Some(1_795_371_420_000_000)),
+            ("2016-12-31T23:59:60Z", Some(1_483_228_800_000_000)),
+            ("2026-02-29", None),
+            ("2026-13-01T00:00:00Z", None),
+            ("2026-11-22T24:00:00Z", None),
+            ("1969-12-31T23:59:59Z", Some(-1_000_000)),
+            ("2026", None),
+            ("", None),
+            ("2026-7-1", None),
+            ("2026-01-01T00:00:00", None),
+            ("+026-01-01", None),
+        ] {
+            assert_eq!(parse_utc(text), at_us, "{text}");
+        }
+        assert_eq!(utc_text(951_825_601_000_007), "2000-02-29T12:00:01.000007Z");
+        for day in -200_000..200_000 {
+            let (year, month, day_of_month) = date_of(day * DAY_US);
+            assert_eq!(day_us(year, month, day_of_month), day * DAY_US);
         }
     }
 

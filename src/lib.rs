@@ -5,10 +5,11 @@
 //! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays),
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
-//!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from)
-//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`admin`] (the operator's listener)
+//!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from),
+//!   [`store`] (the database of the ledger)
+//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
-//!   [`geoip_command`], [`demo`]
+//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -26,13 +27,16 @@ pub mod privacy;
 pub mod screening;
 pub mod sink;
 pub mod source;
+pub mod store;
 pub mod wire;
 
 pub mod admin;
 pub mod proxy;
+pub mod rollup;
 pub mod shipper;
 
 pub mod app;
+pub mod audit_command;
 pub mod cli;
 pub mod demo;
 pub mod events;
@@ -40,3 +44,5 @@ pub mod geoip_command;
 pub mod handover;
 pub mod ip;
 pub mod journal_command;
+pub mod ledger_command;
+pub mod usage_command;

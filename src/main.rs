@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use weir::cli::{Cli, Command, EXIT_USAGE};
+use weir::config::ConfigErrors;
 
 /// Hands the block freed last out first: buffers of bulk transfers stay in the processor's cache.
 #[global_allocator]
@@ -34,10 +35,15 @@ fn main() -> ExitCode {
         Command::Journal(args) => weir::journal_command::run(&args),
         Command::Ip(args) => weir::ip::run(&args),
         Command::Geoip(args) => weir::geoip_command::run(&args),
+        Command::Ledger(args) => weir::ledger_command::run(&args),
+        Command::Usage(args) => weir::usage_command::run(&args),
+        Command::Period(args) => weir::ledger_command::period(&args),
+        Command::Audit(args) => weir::audit_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.is::<ConfigErrors>() => wrong(&error),
         Err(error) => {
             eprintln!("weir: {error:#}");
             ExitCode::FAILURE

@@ -12,7 +12,7 @@ use ring::hmac;
 use super::read::{self, Error};
 use super::table::Table;
 use crate::config::{AccountTable, TableKind};
-use crate::units::unhex;
+use crate::ids::unhex;
 
 /// Fewest bytes of a secret.
 const SECRET_BYTES_MIN: usize = 16;

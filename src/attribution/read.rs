@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::table::{NAME_BYTES_MAX, ROWS_MAX, Row, Table};
 use crate::clock::parse_utc;
 use crate::config::TableKind;
-use crate::units::unhex;
+use crate::ids::unhex;
 
 /// The largest file that is read.
 const FILE_BYTES_MAX: u64 = 256 << 20;

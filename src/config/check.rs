@@ -8,7 +8,10 @@ use super::errors::ConfigErrors;
 use super::fields::{Check, Section, TOP};
 use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
-use super::{check_attribution, check_limits, check_listeners, check_places, check_records, check_upstreams, syntax};
+use super::{
+    check_attribution, check_ledger, check_limits, check_listeners, check_places, check_records, check_upstreams,
+    syntax,
+};
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
 const DEFAULT_FILTER: &str = "info,h2=error,pingora_load_balancing=warn";
@@ -41,7 +44,10 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
         Some(_) => top.parsed("request_id_header", &raw.request_id_header, syntax::request_id_header),
         None => None,
     };
+    let ledger = check_ledger::ledger(&mut check.section("ledger"), &raw.ledger, &state_dir);
     let config = Config {
+        ledger,
+        meters: check_ledger::meters(&mut check, &raw.meters),
         node: node.unwrap_or_default(),
         privacy: check_places::privacy(&mut check.section("privacy"), &raw.privacy, &state_dir),
         geoip: check_places::geoip(&mut check.section("geoip"), &raw.geoip),

@@ -136,6 +136,9 @@ fn redact_table(table: &mut Map<String, Value>) {
             if let Some(expected) = value.get_mut("value").filter(|expected| expected.is_string()) {
                 *expected = Value::String(REDACTED.to_string());
             }
+        } else if key == "database" && value.as_str().is_some_and(|database| database.contains("://")) {
+            // It may hold a password.
+            *value = Value::String(REDACTED.to_string());
         } else if key == "properties" || SECRET_WORDS.iter().any(|word| key.contains(word)) {
             *value = Value::String(REDACTED.to_string());
         } else {

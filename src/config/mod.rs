@@ -19,6 +19,7 @@
 mod check;
 mod check_attribution;
 mod check_kafka;
+mod check_ledger;
 mod check_limits;
 mod check_listeners;
 mod check_places;
@@ -28,6 +29,7 @@ mod difference;
 mod errors;
 mod fields;
 mod kafka;
+mod ledger;
 mod limits;
 mod places;
 mod raw;
@@ -45,6 +47,7 @@ pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{
     Compression, KafkaFormat, KafkaLayout, KafkaOptions, KafkaSink, OAUTH_PROPERTY, SigningKeyFile, token_file,
 };
+pub use ledger::{Ledger, Meter, MeterColumn, MeterKind, VerifyingKeyFile};
 pub use limits::Limits;
 pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
 pub(crate) use routing::path_has_prefix;
@@ -103,6 +106,10 @@ pub struct Config {
     pub screening: Screening,
     /// What is kept of addresses.
     pub privacy: Privacy,
+    /// What the ledger reads and keeps.
+    pub ledger: Ledger,
+    /// What usage is measured by; the default ones are among them.
+    pub meters: Vec<Meter>,
 }
 
 /// `[admin]`: health, metrics, sessions, effective configuration.

@@ -43,6 +43,10 @@ pub(super) struct RawConfig {
     pub(super) screening: RawScreening,
     #[serde(default)]
     pub(super) privacy: RawPrivacy,
+    #[serde(default)]
+    pub(super) ledger: RawLedger,
+    #[serde(default)]
+    pub(super) meters: Vec<Spanned<RawMeter>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -85,6 +89,38 @@ pub(super) struct RawPrivacy {
     pub(super) pseudonym_keys_max: Number,
     pub(super) encryption_key: Text,
     pub(super) accounts: Option<BTreeMap<Spanned<String>, Spanned<String>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawLedger {
+    pub(super) database: Text,
+    pub(super) group: Text,
+    pub(super) batch_records_max: Number,
+    pub(super) batch_interval_ms: Number,
+    pub(super) hosts_max: Number,
+    #[serde(default)]
+    pub(super) verify_keys: Vec<Spanned<RawVerifyingKey>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawVerifyingKey {
+    pub(super) id: Text,
+    pub(super) path: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawMeter {
+    pub(super) name: Text,
+    pub(super) column: Text,
+    pub(super) kind: Text,
+    pub(super) unbillable: Truth,
+    pub(super) protocols: Texts,
+    pub(super) countries: Texts,
+    pub(super) endpoints: Texts,
+    pub(super) hosts: Texts,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -2,14 +2,16 @@
 //!
 //! ```text
 //! clients (thread) ⇄ weir run (a process, this binary) ⇄ origin (thread)
-//!    │ own socket counts      │ journal
-//!    └────────► report ◄── tally ──► screen
+//!    │ own socket counts      │ journal ──► weir ledger (a process) ──► usage
+//!    └────────► report ◄── tally ──► screen                              │
+//!                  ▲──────────────────────────────────────────────────────┘
 //! ```
 //!
 //! Nothing is simulated: the traffic goes through sockets and the real sidecar, and what is shown is read from its journal
 //! and its admin listener. At the end the records are held against what the clients and their kernel counted; it fails if
-//! one octet is not explained.
+//! one octet is not explained, or if the ledger says another number.
 
+mod ledger;
 mod load;
 mod origin;
 mod report;
@@ -25,6 +27,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, bail};
 
 use crate::cli::DemoArgs;
+use ledger::Ledger;
 use report::Report;
 use screen::{Screen, Style};
 use sidecar::Sidecar;
@@ -39,13 +42,15 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let interrupted = interrupts()?;
     let origin = origin::start()?;
     let mut sidecar = Sidecar::start(origin)?;
+    let mut ledger = Ledger::start(&sidecar.directory)?;
     let mut tally = Tally::new(&sidecar.state_dir());
     let style = Style::of_output();
     let (bold, dim, off) = (style.bold, style.dim, style.off);
     println!("{bold}weir demo{off}   five customers, one sidecar, every octet counted");
     println!("  admin     http://{}   {dim}/sessions /metrics /config /readyz{off}", sidecar.admin);
     println!("  listeners http://{} and raw tcp {}", sidecar.targets.http, sidecar.targets.tcp);
-    println!("  records   weir events --follow --state {}\n", sidecar.state_dir().display());
+    println!("  records   weir events --follow --state {}", sidecar.state_dir().display());
+    println!("  usage     weir usage --by account --config {}\n", sidecar.directory.join("weir.toml").display());
 
     let totals = Arc::new(Totals::default());
     let clients = load::start(sidecar.targets, totals.clone())?;
@@ -69,8 +74,11 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     sidecar.drain()?;
     tally.read()?;
 
-    let report = Report::new(&tally, &totals);
+    let said = ledger.finish()?;
+    let mut report = Report::new(&tally, &totals);
+    report.unexplained.extend(said.differences(&tally));
     report.print(style);
+    said.print(style);
     if report.unexplained.is_empty() {
         return sidecar.remove();
     }

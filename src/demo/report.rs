@@ -3,9 +3,10 @@
 use std::sync::PoisonError;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::screen::{Style, grouped};
+use super::screen::Style;
 use super::socket::Totals;
 use super::tally::Tally;
+use crate::units::grouped;
 
 /// One count that several made. `None`: this party does not know it.
 struct Row {

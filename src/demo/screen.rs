@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use super::sidecar::Live;
 use super::tally::{Account, Tally};
+use crate::units::grouped;
 
 /// Between two drawings, and between two lines.
 const REDRAW: Duration = Duration::from_millis(500);
@@ -212,19 +213,6 @@ fn row(name: &str, account: &Account, rate: &Rate) -> String {
         bytes(rate.received_bytes) + "/s",
         bytes(rate.sent_bytes) + "/s",
     )
-}
-
-/// `1234567` as `1,234,567`.
-pub fn grouped(n: u64) -> String {
-    let digits = n.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (at, digit) in digits.chars().enumerate() {
-        if at > 0 && (digits.len() - at).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// Octets for people: three or four digits and a decimal unit.

@@ -47,7 +47,7 @@ pub struct SeqRange {
 
 impl SeqRange {
     /// The range that a gap record names, if it names one.
-    fn of(record: &UsageRecord) -> Option<Self> {
+    pub fn of(record: &UsageRecord) -> Option<Self> {
         let range = Self {
             epoch: u32::try_from(record.gap_epoch).ok()?,
             shard: u16::try_from(record.gap_shard).ok()?,

@@ -1,6 +1,5 @@
 //! Records as people and scripts read them: `weir events --json` and `--csv`. The names are stable.
 
-use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use bytes::Bytes;
@@ -8,6 +7,7 @@ use serde::Serialize;
 use serde_json::Value;
 
 use super::{Kind, Phase, UsageRecord};
+use crate::ids::hex;
 
 /// Where a record stands: gapless in `seq` for each (node, epoch, shard).
 #[derive(Clone, Copy, Debug)]
@@ -178,7 +178,8 @@ fn field(value: &Value, name: &str) -> String {
     }
 }
 
-fn csv_field(text: &str) -> String {
+/// A field of CSV (RFC 4180).
+pub fn csv_field(text: &str) -> String {
     if text.contains(['"', ',', '\n', '\r']) {
         return format!("\"{}\"", text.replace('"', "\"\""));
     }
@@ -208,15 +209,6 @@ fn phase(phase: Phase) -> &'static str {
         Phase::Checkpoint => "checkpoint",
         Phase::Close => "close",
     }
-}
-
-fn hex(bytes: &Bytes) -> String {
-    let mut text = String::with_capacity(bytes.len() * 2);
-    for byte in bytes.iter() {
-        // Writing to a String cannot fail.
-        write!(text, "{byte:02x}").unwrap_or_default();
-    }
-    text
 }
 
 fn address(bytes: &Bytes) -> String {

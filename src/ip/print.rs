@@ -31,7 +31,9 @@ pub(super) fn json_line(line: &mut Vec<u8>, input: &str, address: IpAddr, tail: 
 pub(super) fn json_tail(table: &Table, screen: Option<&Screen>, address: IpAddr, at: SystemTime) -> String {
     let record = table.of(address);
     let known = |text: &str| if text.is_empty() { Value::Null } else { Value::from(text) };
-    let by = |source: Option<&weir_geoip::SourceFacts>| source.map(|source| source.name.as_str());
+    fn by(source: Option<&weir_geoip::SourceFacts>) -> Option<&str> {
+        source.map(|source| source.name.as_str())
+    }
     let labels: Vec<&str> = record.labels().collect();
     let label_sources: Vec<[&str; 2]> =
         record.label_sources().map(|(label, source)| [label, source.name.as_str()]).collect();

@@ -17,7 +17,7 @@ use arc_swap::ArcSwap;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::Error;
-use crate::units::unhex;
+use crate::ids::unhex;
 
 const KEY_BYTES: usize = 32;
 /// The next key is made this long before it is needed, µs.

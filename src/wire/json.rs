@@ -9,9 +9,10 @@ use serde::Deserialize;
 use serde_json::{Map, Value};
 
 use super::{Error, Hash, StreamId};
+use crate::clock::utc_text;
 use crate::event::v1::{AddressForm, End, Kind, Phase, Reason, Screening};
 use crate::event::{Position, UsageRecord, json_line};
-use crate::units::unhex;
+use crate::ids::unhex;
 
 pub(super) const CONTENT_TYPE: &str = "application/cloudevents+json; charset=UTF-8";
 /// Closes the records, the data and the event.
@@ -30,7 +31,7 @@ pub(super) fn record(stream: &StreamId, seq: u64, bytes: &[u8]) -> Result<(Strin
 /// Appends the event of one record.
 pub(super) fn lone_record(to: &mut Vec<u8>, stream: &StreamId, seq: u64, record: &UsageRecord, text: &str) {
     let mut event = event_head("weir.usage.v1.UsageRecord", stream);
-    event += &format!(r#""id":"{seq}","time":"{}","#, time(record.at));
+    event += &format!(r#""id":"{seq}","time":"{}","#, utc_text(record.at));
     if !record.account.is_empty() {
         event += &format!(r#""subject":{},"#, Value::from(record.account.as_str()));
     }
@@ -72,23 +73,6 @@ fn event_head(kind: &str, stream: &StreamId) -> String {
     format!(r#"{{"specversion":"1.0","type":"{kind}","source":"/weir/{source}/{epoch}/{shard}","#)
 }
 
-/// RFC 3339, to the microsecond.
-fn time(at_us: i64) -> String {
-    let (days, us) = (at_us.div_euclid(86_400_000_000), at_us.rem_euclid(86_400_000_000));
-    // Civil date from days since 1970, in eras of 400 years that begin on the first of March.
-    let days = days + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let seconds = us / 1_000_000;
-    let (hour, minute, second) = (seconds / 3600, seconds / 60 % 60, seconds % 60);
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}.{:06}Z", us % 1_000_000)
-}
-
 #[derive(Deserialize)]
 struct Event<T> {
     specversion: String,
@@ -126,6 +110,11 @@ fn read_event<T: for<'de> Deserialize<'de>>(value: &[u8]) -> Result<T, String> {
         return Err(format!("it is a CloudEvent of version {:?}", event.specversion));
     }
     Ok(event.data)
+}
+
+/// A line of a file, as `weir events --json` prints it: the record with its position.
+pub(super) fn read_line(line: &[u8]) -> Result<UsageRecord, String> {
+    read_record(&serde_json::from_slice(line).map_err(|error| error.to_string())?)
 }
 
 /// A record with its position. Members that are not there are as if empty, others are passed over: both are another version's.

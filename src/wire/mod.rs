@@ -94,8 +94,10 @@ use std::fmt;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::ids::{hex, unhex};
+
 pub use encoder::{Encoder, Limits, Message};
-pub use read::Reject;
+pub use read::{Reject, json_line, position};
 pub use signature::{Fault, SigningKey, VerifyingKey};
 pub use stream::{Cause, Finding, Link, Missing, Stream};
 pub use verifier::{Bounds, Incoming, State, Taken, Totals, Verifier};
@@ -213,7 +215,7 @@ impl Serialize for Hash {
 impl<'de> Deserialize<'de> for Hash {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         let text = String::deserialize(deserializer)?;
-        let bytes = crate::units::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+        let bytes = unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
         bytes.map(Self).ok_or_else(|| serde::de::Error::custom(format!("{text:?} is no hash: 64 hexadecimal digits")))
     }
 }
@@ -279,13 +281,4 @@ pub enum Error {
         /// Name of the key.
         id: String,
     },
-}
-
-fn hex(bytes: &[u8]) -> String {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    bytes
-        .iter()
-        .flat_map(|byte| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 0xf)]])
-        .map(char::from)
-        .collect()
 }

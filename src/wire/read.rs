@@ -38,6 +38,8 @@ pub(super) struct Content {
     pub(super) stream: StreamId,
     pub(super) first_seq: u64,
     pub(super) records: Vec<UsageRecord>,
+    /// Records right before these that the sender lost.
+    pub(super) skipped: u64,
     /// None: a layout without a chain.
     pub(super) chain: Option<Chain>,
 }
@@ -92,7 +94,7 @@ fn from_json(layout: Layout, value: &[u8]) -> Result<Content, String> {
             let previous = match batch.previous_hash.as_str() {
                 "" => None,
                 text => {
-                    let bytes = crate::units::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
+                    let bytes = crate::ids::unhex(text.as_bytes()).and_then(|bytes| bytes.try_into().ok());
                     Some(Hash(bytes.ok_or("previous_hash is not 64 hexadecimal digits")?))
                 }
             };
@@ -103,9 +105,16 @@ fn from_json(layout: Layout, value: &[u8]) -> Result<Content, String> {
     }
 }
 
+/// A line of a file of JSON lines: whose record, its seq, and the record.
+pub fn json_line(line: &[u8]) -> Result<(StreamId, u64, UsageRecord), String> {
+    let record = json::read_line(line)?;
+    let (stream, seq) = position(&record.node, (record.epoch, i64::from(record.shard), record.seq))?;
+    Ok((stream, seq, record))
+}
+
 fn lone(record: UsageRecord) -> Result<Content, String> {
     let (stream, seq) = position(&record.node, (record.epoch, i64::from(record.shard), record.seq))?;
-    Ok(Content { stream, first_seq: seq, records: vec![record], chain: None })
+    Ok(Content { stream, first_seq: seq, records: vec![record], skipped: 0, chain: None })
 }
 
 fn checked(
@@ -121,11 +130,13 @@ fn checked(
         return Err(format!("it says that it holds {count} records, and holds {}", records.len()));
     }
     let skipped = u64::try_from(skipped).ok().filter(|skipped| *skipped <= first_seq);
-    let boundary = first_seq - skipped.ok_or("skipped is more than there can have been")?;
-    Ok(Content { stream, first_seq, records, chain: Some(Chain { previous, boundary }) })
+    let skipped = skipped.ok_or("skipped is more than there can have been")?;
+    let chain = Some(Chain { previous, boundary: first_seq - skipped });
+    Ok(Content { stream, first_seq, records, skipped, chain })
 }
 
-fn position(node: &str, (epoch, shard, seq): (i64, i64, i64)) -> Result<(StreamId, u64), String> {
+/// The stream and seq that these say.
+pub fn position(node: &str, (epoch, shard, seq): (i64, i64, i64)) -> Result<(StreamId, u64), String> {
     if node.is_empty() {
         return Err("it names no node".to_owned());
     }

@@ -8,7 +8,7 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer};
 
 use super::{Error, Hash, hex};
-use crate::units::unhex;
+use crate::ids::unhex;
 
 const HMAC: &str = "hmac-sha256";
 const EDDSA: &str = "ed25519";

@@ -119,6 +119,11 @@ impl Stream {
         &self.unlinked
     }
 
+    /// Links whose predecessor came as another than the one named.
+    pub fn links_broken(&self) -> usize {
+        self.unlinked.iter().filter(|link| link.is_broken).count()
+    }
+
     /// Whether everything came, up to the record with which the node closed the shard: nothing will follow.
     pub fn is_complete(&self) -> bool {
         self.missing.is_empty() && self.closed_by.is_some_and(|seq| seq + 1 == self.next_seq)

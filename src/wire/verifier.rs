@@ -148,6 +148,21 @@ impl Verifier {
         taken
     }
 
+    /// Takes consecutive records that no message held: read from a journal, or from a file. They have no chain and no signature;
+    /// `skipped` records right before them are lost for ever.
+    pub fn take_records(
+        &mut self,
+        stream: StreamId,
+        first_seq: u64,
+        skipped: u64,
+        records: Vec<UsageRecord>,
+    ) -> Result<Taken, Reject> {
+        self.has_room_for(&stream)?;
+        let skipped = skipped.min(first_seq);
+        let content = Content { stream, first_seq, records, skipped, chain: None };
+        Ok(self.apply(content, Hash([0; 32]), &mut Vec::new()))
+    }
+
     fn checked(&mut self, message: Incoming<'_>) -> Result<Taken, Reject> {
         let schema = read::schema(message.header(SCHEMA_HEADER))?;
         let hash = Hash::of(message.payload);
@@ -156,10 +171,7 @@ impl Verifier {
             self.keys.verify(signature, schema.name(), &hash)?;
         }
         let content = read::content(schema, message.payload)?;
-        if self.state.streams.len() >= self.bounds.streams_max && !self.state.streams.contains_key(&content.stream) {
-            let streams_max = self.bounds.streams_max;
-            return Err(Reject::TooManyStreams { stream: content.stream, streams_max });
-        }
+        self.has_room_for(&content.stream)?;
         // From here on it is taken.
         if self.keys.is_empty() && signature.is_some() {
             self.state.totals.signatures_unchecked += 1;
@@ -168,13 +180,20 @@ impl Verifier {
         Ok(self.apply(content, hash, &mut findings))
     }
 
+    fn has_room_for(&self, stream: &StreamId) -> Result<(), Reject> {
+        if self.state.streams.len() >= self.bounds.streams_max && !self.state.streams.contains_key(stream) {
+            let streams_max = self.bounds.streams_max;
+            return Err(Reject::TooManyStreams { stream: stream.clone(), streams_max });
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, content: Content, hash: Hash, findings: &mut Vec<Finding>) -> Taken {
         let (totals, bounds) = (&mut self.state.totals, &self.bounds);
         let stream = self.state.streams.entry(content.stream.clone()).or_default();
         let seqs = content.range();
-        let mut stated_from = seqs.start;
+        let stated_from = seqs.start - content.skipped;
         if let Some(chain) = &content.chain {
-            stated_from = chain.boundary;
             match stream.link(chain, bounds, findings) {
                 Outcome::Verified => totals.links_verified += 1,
                 Outcome::Restarted => totals.links_restarted += 1,

@@ -4,10 +4,33 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "config"];
-const MECHANISMS: &[&str] =
-    &["meter", "journal", "attribution", "enrichment", "screening", "privacy", "login", "sink", "source", "wire"];
-const STAGES: &[&str] = &["proxy", "shipper", "admin"];
-const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "journal_command", "demo"];
+const MECHANISMS: &[&str] = &[
+    "meter",
+    "journal",
+    "attribution",
+    "enrichment",
+    "screening",
+    "privacy",
+    "login",
+    "sink",
+    "source",
+    "store",
+    "wire",
+];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "admin"];
+const ASSEMBLY: &[&str] = &[
+    "app",
+    "handover",
+    "cli",
+    "events",
+    "journal_command",
+    "ip",
+    "geoip_command",
+    "ledger_command",
+    "usage_command",
+    "audit_command",
+    "demo",
+];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
@@ -16,12 +39,16 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "sink" => &["login", "wire"],
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
+        "rollup" => &["journal", "source", "store", "wire"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink", "enrichment"],
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],
-        "demo" => &["cli", "journal", "proxy"],
+        "ledger_command" => &["cli", "rollup", "source", "store", "wire"],
+        "usage_command" => &["cli", "ledger_command", "rollup", "store"],
+        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
     }

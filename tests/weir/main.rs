@@ -12,6 +12,7 @@ mod attribution;
 mod journal;
 mod kafka;
 mod kill;
+mod ledger;
 mod limits;
 mod operation;
 mod rig;

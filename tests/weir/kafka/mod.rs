@@ -53,13 +53,13 @@ impl Book {
 }
 
 /// Clients that ask for something small again and again, each on its connection.
-struct Load {
+pub struct Load {
     stop: Arc<AtomicBool>,
     threads: Vec<JoinHandle<Vec<(Instant, Duration)>>>,
 }
 
 impl Load {
-    fn start(to: SocketAddr, clients: usize, pause: Duration) -> Self {
+    pub fn start(to: SocketAddr, clients: usize, pause: Duration) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let client = |_| {
             let stop = stop.clone();
@@ -80,7 +80,7 @@ impl Load {
     }
 
     /// When each request began, and how long it took.
-    fn end(self) -> Vec<(Instant, Duration)> {
+    pub fn end(self) -> Vec<(Instant, Duration)> {
         self.stop.store(true, Ordering::Relaxed);
         self.threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
     }
@@ -116,7 +116,7 @@ fn await_acknowledged(process: &Process, more: f64) {
 }
 
 /// Stops it; the sink has taken everything.
-fn stop(process: Process) {
+pub fn stop(process: Process) {
     let log = process.stop();
     let left: Vec<_> = log.iter().filter(|line| line.contains("has not taken all")).collect();
     assert!(left.is_empty(), "{left:#?}");

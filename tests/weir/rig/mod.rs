@@ -6,6 +6,7 @@ pub mod h2;
 pub mod kafka;
 pub mod message;
 pub mod origin;
+pub mod postgres;
 pub mod process;
 pub mod records;
 pub mod socket;

@@ -1,4 +1,5 @@
-//! A Kafka topic to read from: all of its partitions, from any start, without a consumer group.
+//! A Kafka topic to read from: all of its partitions, from any start, without a consumer group ([`Source`]); or shared with other
+//! processes in one ([`Group`]).
 //!
 //! Nothing is committed and nobody else is disturbed: whoever reads keeps its own place. Messages come in the order of their
 //! partition; what they mean is the reader's.
@@ -8,6 +9,8 @@
 //! * **When the broker is away** nothing comes, and it goes on by itself; who does not follow waits 30 s.
 //! * **When the topic is deleted** it ends with an error. Is it made again within seconds, reading goes on at its beginning:
 //!   what went with the old one is a gap in the records' own numbers.
+
+mod group;
 
 use std::collections::{BTreeMap, HashMap};
 use std::str::FromStr;
@@ -21,7 +24,10 @@ use rdkafka::message::{BorrowedMessage, Message as _};
 use rdkafka::{ClientConfig, ClientContext, Offset, TopicPartitionList};
 use tracing::debug;
 
+use crate::clock::parse_utc;
 use crate::login;
+
+pub use group::{Group, Heard, Positions};
 
 /// How long the broker may take to answer at the start.
 const ASK_MAX: Duration = Duration::from_secs(10);
@@ -97,31 +103,8 @@ impl FromStr for Start {
         if let Ok(milliseconds) = text.parse::<u32>().map(i64::from).or_else(|_| text.parse::<i64>()) {
             return if milliseconds >= 0 { Ok(Self::Timestamp(milliseconds)) } else { Err(wrong()) };
         }
-        utc(text).map(|seconds| Self::Timestamp(seconds * 1000)).ok_or_else(wrong)
+        parse_utc(text).map(|at_us| Self::Timestamp(at_us / 1000)).ok_or_else(wrong)
     }
-}
-
-/// Seconds since 1970 of `2026-01-31T12:00:00Z`.
-fn utc(text: &str) -> Option<i64> {
-    let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
-    let numbers = |text: &str, between: char| -> Option<[i64; 3]> {
-        let numbers: Option<Vec<i64>> = text.split(between).map(|part| part.parse().ok()).collect();
-        numbers?.try_into().ok()
-    };
-    let ([year, month, day], [hour, minute, second]) = (numbers(date, '-')?, numbers(time, ':')?);
-    let good = (1970..=9999).contains(&year)
-        && (1..=12).contains(&month)
-        && (1..=31).contains(&day)
-        && (0..24).contains(&hour)
-        && (0..60).contains(&minute)
-        && (0..=60).contains(&second);
-    if !good {
-        return None;
-    }
-    // Days from a year that begins in March, so that the leap day is its last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let days = 365 * year + year / 4 - year / 100 + year / 400 + (153 * month + 2) / 5 + day - 1 - 719_468;
-    Some(days * 86_400 + hour * 3600 + minute * 60 + second)
 }
 
 struct Context;
@@ -294,7 +277,7 @@ mod tests {
             ("2000-02-29T12:00:01Z", Some(Start::Timestamp(951_825_601_000))),
             ("2026-11-22T18:17:00Z", Some(Start::Timestamp(1_795_371_420_000))),
             ("2026-13-01T00:00:00Z", None),
-            ("2026-11-22", None),
+            ("2026-11-22", Some(Start::Timestamp(1_795_305_600_000))),
             ("offset:-1", None),
             ("-5", None),
             ("", None),

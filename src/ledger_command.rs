@@ -1,0 +1,255 @@
+//! `weir ledger`: reads records where the sidecar's sink leaves them, until it is told to stop; and `weir period`.
+//!
+//! | `[sink] kind` | read from |
+//! |---|---|
+//! | `none` | the journal in `state_dir`, beside the process that writes it |
+//! | `file` | the files in `path` |
+//! | `kafka` | the topic, in the consumer group `[ledger] group` |
+//!
+//! SIGTERM and SIGINT end it behind the batch that it is at; a kill costs nothing but that batch's work. When the store or the source
+//! fails it says so once, waits, and begins again at what is committed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, bail};
+use tracing::{error, info};
+
+use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
+use crate::clock::utc_text;
+use crate::config::{Config, KafkaSink, Ledger, Meter, Sink, default_state_dir};
+use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
+use crate::source::Group;
+use crate::store::{Period, Store};
+use crate::wire::VerifyingKey;
+
+/// Between two attempts after a failure.
+const RETRY: Duration = Duration::from_secs(1);
+/// Between two lines that say how far it is.
+const REPORT: Duration = Duration::from_secs(60);
+
+/// Which ledger, and what it reads.
+pub struct Setting {
+    /// Of the sidecar.
+    pub state_dir: PathBuf,
+    /// Where it leaves records.
+    pub sink: Sink,
+    /// `[ledger]`.
+    pub ledger: Ledger,
+    /// `[[meters]]`.
+    pub meters: Vec<Meter>,
+}
+
+impl Setting {
+    /// What the flags say: a configuration, or the ledger of a sidecar that runs without one.
+    pub fn of(place: &LedgerPlace) -> anyhow::Result<Self> {
+        let config = match &place.config {
+            Some(file) => Config::load(file),
+            None => {
+                let state_dir = place.state.clone().unwrap_or_else(default_state_dir);
+                Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
+            }
+        };
+        let Config { state_dir, sink, ledger, meters, .. } = config.map_err(anyhow::Error::from)?;
+        Ok(Self { state_dir, sink, ledger, meters })
+    }
+
+    /// The store, which must be there.
+    pub async fn store(&self) -> anyhow::Result<Store> {
+        let database = &self.ledger.database;
+        if !crate::store::is_postgres(database) && !std::path::Path::new(database).is_file() {
+            bail!("there is no ledger at {database}: start one with `weir ledger`");
+        }
+        Ok(Store::open_existing(database).await?)
+    }
+
+    /// What a book of this ledger is told.
+    pub fn options(&self) -> anyhow::Result<Options> {
+        let mut keys = Vec::new();
+        for key in &self.ledger.verify_keys {
+            let bytes = std::fs::read(&key.path).with_context(|| format!("cannot read {}", key.path.display()))?;
+            keys.push(VerifyingKey::of_file(&key.id, &bytes)?);
+        }
+        Ok(Options { keys, hosts_max: self.ledger.hosts_max })
+    }
+}
+
+/// A runtime for the store; what is read is read by this thread.
+pub fn runtime() -> anyhow::Result<Arc<tokio::runtime::Runtime>> {
+    Ok(Arc::new(tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?))
+}
+
+/// Opens a ledger's store and source.
+pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow::Result<Consumer> {
+    let database = &setting.ledger.database;
+    let store = runtime.block_on(Store::open(database)).with_context(|| format!("cannot open {}", shown(database)))?;
+    let feed = match &setting.sink {
+        Sink::None => Feed::Journal(JournalFeed::new(&setting.state_dir)),
+        Sink::File(file) => Feed::Files(FilesFeed::new(&file.path)),
+        Sink::Kafka(kafka) => Feed::Kafka(Box::new(KafkaFeed::new(join(setting, kafka, &store, runtime)?))),
+    };
+    setting.options()?;
+    let (ledger, hosts_max) = (setting.ledger.clone(), setting.ledger.hosts_max);
+    let again = Setting { state_dir: PathBuf::new(), sink: Sink::None, ledger, meters: Vec::new() };
+    let options = move || {
+        again.options().unwrap_or_else(|error| {
+            // They were readable at the start. Without a key nothing would be verified: none that fits, and all is quarantined.
+            error!("{error:#}");
+            Options { keys: Vec::new(), hosts_max }
+        })
+    };
+    let batch = (setting.ledger.batch_records_max, setting.ledger.batch_interval);
+    Ok(Consumer::new(store, runtime.clone(), options, feed, batch))
+}
+
+fn join(
+    setting: &Setting,
+    kafka: &KafkaSink,
+    store: &Store,
+    runtime: &Arc<tokio::runtime::Runtime>,
+) -> anyhow::Result<Group> {
+    let (store, handle, source) = (store.clone(), runtime.handle().clone(), KafkaFeed::source(&kafka.topic));
+    let positions = move || {
+        let found = handle.block_on(store.positions(&source));
+        let found = found.inspect_err(|error| error!(%error, "where to go on cannot be read")).ok()?;
+        Some(found.into_iter().filter_map(|(part, at)| Some((part.parse().ok()?, at))).collect::<HashMap<i32, i64>>())
+    };
+    let properties = security(&kafka.kafka.properties);
+    Ok(Group::join(&kafka.bootstrap_servers, &kafka.topic, &setting.ledger.group, &properties, Arc::new(positions))?)
+}
+
+/// Of a producer's properties, those that a consumer has too.
+pub fn security(properties: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let kept = ["security.", "sasl.", "ssl.", "enable.ssl.", "socket.", "broker.address."];
+    let ours = properties.iter().filter(|(name, _)| kept.iter().any(|prefix| name.starts_with(prefix)));
+    ours.map(|(name, value)| (name.clone(), value.clone())).collect()
+}
+
+/// Without what may be a password.
+fn shown(database: &str) -> &str {
+    database.rsplit_once('@').map_or(database, |(_, server)| server)
+}
+
+/// Runs until it is told to stop; with `--once` until everything that is there was read.
+pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,sqlx=warn".into());
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let setting = Setting::of(&args.place)?;
+    let runtime = runtime()?;
+    let stop = stops(&runtime);
+    let mut consumer = open(&setting, &runtime)?;
+    info!(database = shown(&setting.ledger.database), "the ledger reads");
+    let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
+    while !stop.load(Ordering::Relaxed) {
+        let progress = match consumer.step() {
+            Ok(progress) => progress,
+            Err(error) if args.once => return Err(error.into()),
+            Err(error) => {
+                error!(error = %format!("{:#}", anyhow::Error::from(error)), "nothing was written: begun again in {} s", RETRY.as_secs());
+                std::thread::sleep(RETRY);
+                continue;
+            }
+        };
+        records += progress.records;
+        duplicates += progress.duplicates;
+        if reported.elapsed() >= REPORT {
+            info!(records, duplicates, "since the start");
+            reported = std::time::Instant::now();
+        }
+        if args.once && progress.is_idle && progress.records == 0 {
+            break;
+        }
+    }
+    info!(records, duplicates, "the ledger ends");
+    Ok(())
+}
+
+/// Set once the system, or the user, wants it to end.
+fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = stop.clone();
+    runtime.spawn(async move {
+        let Ok(mut terminate) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) else {
+            return;
+        };
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = terminate.recv() => {}
+        }
+        set.store(true, Ordering::Relaxed);
+    });
+    stop
+}
+
+/// `weir period`.
+pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
+    let runtime = runtime()?;
+    match &args.command {
+        PeriodCommand::Close { place, period, with_holes, actor } => {
+            let setting = Setting::of(place)?;
+            let (from_us, to_us) =
+                rollup::month(period).with_context(|| format!("{period:?} is no month: write it like 2026-11"))?;
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let sealed_at_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            if sealed_at_us < to_us {
+                bail!("{period} is not over before {}", utc_text(to_us));
+            }
+            let user = || std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
+            let period = Period {
+                name: period.clone(),
+                from_us,
+                to_us,
+                sealed_at_us,
+                actor: actor.clone().unwrap_or_else(user),
+                holes: String::new(),
+            };
+            let sealed = runtime.block_on(async {
+                let store = setting.store().await?;
+                let judged = store
+                    .seal(period.clone(), |found| rollup::seal(&period, found, &setting.meters, *with_holes))
+                    .await?;
+                anyhow::Ok(judged)
+            })?;
+            println!("{} is sealed", sealed.name);
+            if !sealed.holes.is_empty() {
+                println!("with these holes:\n{}", sealed.holes);
+            }
+            Ok(())
+        }
+        PeriodCommand::Show { place, period, json } => {
+            let setting = Setting::of(place)?;
+            let (periods, amounts) = runtime.block_on(async {
+                let store = setting.store().await?;
+                anyhow::Ok((store.load().await?.periods, store.sealed(period.as_deref().unwrap_or_default()).await?))
+            })?;
+            for row in periods.iter().filter(|row| period.as_ref().is_none_or(|name| *name == row.name)) {
+                if *json {
+                    let holes: Vec<&str> = row.holes.lines().collect();
+                    println!(
+                        "{}",
+                        serde_json::json!({ "period": row.name, "sealed_at": utc_text(row.sealed_at_us), "actor": row.actor, "holes": holes })
+                    );
+                } else {
+                    let holes = row.holes.lines().count();
+                    println!(
+                        "{}  sealed {} by {}, {holes} holes stated",
+                        row.name,
+                        utc_text(row.sealed_at_us),
+                        row.actor
+                    );
+                }
+            }
+            for (account, meter, amount) in amounts {
+                if *json {
+                    println!("{}", serde_json::json!({ "account": account, "meter": meter, "amount": amount }));
+                } else {
+                    println!("  {account:<30} {meter:<20} {amount:>20}");
+                }
+            }
+            Ok(())
+        }
+    }
+}
