@@ -70,7 +70,11 @@ fn ask(weir: &Weir, client_ip: &str, headers: &str) -> u16 {
     let own = if family == "TCP6" { "2001:db8::9" } else { "198.51.100.9" };
     let mut client = Client::connect(weir.address("web"));
     client.write(format!("PROXY {family} {client_ip} {own} 4711 80\r\n").as_bytes(), Cuts::Whole);
-    client.request(format!("GET {} HTTP/1.1\r\nhost: test\r\n{headers}\r\n", path_of(client_ip)).as_bytes(), 0, Cuts::Whole);
+    client.request(
+        format!("GET {} HTTP/1.1\r\nhost: test\r\n{headers}\r\n", path_of(client_ip)).as_bytes(),
+        0,
+        Cuts::Whole,
+    );
     let status = client.response().status();
     client.close();
     status

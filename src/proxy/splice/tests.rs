@@ -57,7 +57,7 @@ impl Weir {
             let writer = Writer::create(&epoch, 0, "n", &options, budget).unwrap();
             let recorder = Recorder::new(writer, Clock::anchored(), IdSource::new("n", epoch.epoch(), 0), metrics());
             let setup = Arc::new(Setup::new(config).unwrap());
-            let node = Arc::new(Node::new(epoch.epoch(), setup, Losses::default()));
+            let node = Arc::new(Node::new(epoch.epoch(), setup, Losses::default(), Arc::default()));
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
             LocalSet::new().block_on(&runtime, async {
                 let worker = Worker::new(recorder, node, metrics());
