@@ -66,7 +66,7 @@ impl LiveTable {
     /// Rows and version of the table in use.
     pub fn state(&self) -> (usize, i64) {
         let current = self.current.load();
-        (current.table.len(), current.table.version())
+        (current.table.row_count(), current.table.version())
     }
 
     /// Whose this text is at a time: a host or the like in a table of names, an API key in a table of keys.

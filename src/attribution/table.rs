@@ -119,13 +119,8 @@ impl Table {
     }
 
     /// How many rows it has.
-    pub fn len(&self) -> usize {
+    pub fn row_count(&self) -> usize {
         self.rows.len()
-    }
-
-    /// Without rows.
-    pub fn is_empty(&self) -> bool {
-        self.rows.is_empty()
     }
 
     /// Whose exactly this name is at a time.
@@ -247,7 +242,7 @@ mod tests {
         for nobody in ["test", ".test", "", "a.tests", ".b.test"] {
             assert_eq!(whose(&table, nobody, 0), None, "{nobody}");
         }
-        assert_eq!((table.len(), table.version()), (4, 7));
+        assert_eq!((table.row_count(), table.version()), (4, 7));
     }
 
     #[test]

@@ -279,7 +279,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "",
         "[[attribution]]\nname = \"r\"\naccount_from = { header = \"x y\" }\nheader = { value = \"v\" }\nclient_cidr = []",
-        "weir.toml:8:16: attribution.r.account_from: \"x y\" is not a header name; write letters, digits and -, like \"x-name\"\nweir.toml:9:10: attribution.r.header.name: is missing; write header = { name = \"…\" }\nweir.toml:10:15: attribution.r.client_cidr: is empty; write networks, or leave it out for every client",
+        "weir.toml:8:16: attribution.r.account_from: \"x y\" is not a header name; write letters, digits and -, like \"x-name\"\nweir.toml:9:10: attribution.r.header.name: is missing; write header = { name = \"…\" }\nweir.toml:9:10: attribution.r.header: never matches: it needs trusted_proxies, which no listener has; correct the listener or leave this out\nweir.toml:10:15: attribution.r.client_cidr: is empty; write networks, or leave it out for every client",
     ),
     (
         "",
