@@ -13,6 +13,7 @@ import argparse
 import os
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -78,13 +79,18 @@ def main():
     options.add_argument("--rate", type=int, default=2000, help="requests per second")
     options.add_argument("--phase", type=int, default=15, help="seconds of each phase")
     given = options.parse_args()
+    sys.stdout.reconfigure(line_buffering=True)
+    # Whoever ends it also ends what it started.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     clients = 20
     with tempfile.TemporaryDirectory() as name:
         house = pathlib.Path(name)
         state = {**os.environ, "WEIR_KAFKA_DIR": str(house / "kafka")}
         # The broker gives way: it would be on another machine.
         kafka = lambda *words: subprocess.run(["nice", "-n", "9", KAFKA, *words], env=state, check=True, stdout=subprocess.DEVNULL)
+        began = time.time()
         kafka("start", "--port", str(PORT + 10))
+        print(f"the broker took {time.time() - began:.0f} s to start")
         (house / "nginx.conf").write_text(
             f"daemon off; worker_processes 1; pid {house}/nginx.pid; error_log {house}/nginx.log; events {{}}\n"
             f"http {{ access_log off; keepalive_requests 1000000000; client_body_temp_path {house}/body; proxy_temp_path {house}/proxy;\n"

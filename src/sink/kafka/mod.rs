@@ -248,10 +248,7 @@ impl Sink for KafkaSink {
             std::thread::sleep(wait);
             return;
         };
-        producer.poll(Duration::ZERO);
-        if self.reports.is_empty() && !wait.is_zero() {
-            self.reports.wait(producer, wait);
-        }
+        self.reports.wait(producer, wait);
         let fatal = producer.client().fatal_error();
         let deliveries = self.reports.take();
         if !deliveries.is_empty() {

@@ -16,6 +16,9 @@ use super::super::Ticket;
 use crate::config::KafkaSink;
 use crate::login;
 
+/// How long the thread sleeps between two looks for what librdkafka reports.
+const PAUSE: Duration = Duration::from_millis(5);
+
 /// A producer that reports to [`Reports`].
 pub type Producer = BaseProducer<Context>;
 
@@ -61,13 +64,14 @@ impl Reports {
     /// Serves the producer until something is reported, for at most this long.
     pub fn wait(&self, producer: &Producer, wait: Duration) {
         let until = Instant::now() + wait;
-        while self.is_empty() {
+        loop {
+            producer.poll(Duration::ZERO);
             let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            if !self.is_empty() || left.is_zero() {
                 return;
             }
-            // It waits to the end even if something comes: a little at a time.
-            producer.poll(left.min(Duration::from_millis(2)));
+            // Not by `poll`: it waits to the end even if something comes, and for the last millisecond in a busy loop.
+            std::thread::sleep(left.min(PAUSE));
         }
     }
 
