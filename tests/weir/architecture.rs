@@ -7,7 +7,7 @@ const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "metrics", "conf
 const MECHANISMS: &[&str] =
     &["meter", "journal", "attribution", "enrichment", "screening", "privacy", "sink", "source", "wire"];
 const STAGES: &[&str] = &["proxy", "shipper", "admin"];
-const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "journal_command", "demo"];
+const ASSEMBLY: &[&str] = &["app", "handover", "cli", "events", "journal_command", "ip", "geoip_command", "demo"];
 
 /// What a module may import besides itself and the vocabulary.
 fn allowed(module: &str) -> &'static [&'static str] {
@@ -21,6 +21,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],
+        "ip" => &["cli", "enrichment", "screening"],
+        "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "demo" => &["cli", "journal", "proxy"],
         // The vocabulary and the mechanisms.
         _ => &[],
