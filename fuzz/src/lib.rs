@@ -1,5 +1,7 @@
 //! What the two meters' targets share: a conversation written as one input, and a [`Tally`] that checks what it is told.
 
+pub mod geoip;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use weir::meter::{Direction, Tally, Violation};

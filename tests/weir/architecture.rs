@@ -45,6 +45,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "cli" => &[],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],
+        "ip" => &["cli", "enrichment", "screening"],
+        "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "ledger_command" => &["cli", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],

@@ -9,6 +9,7 @@
 mod accounting;
 mod architecture;
 mod attribution;
+mod ip;
 mod journal;
 mod kafka;
 mod kill;
