@@ -429,7 +429,7 @@ pub struct LedgerArgs {
     /// Which.
     #[command(flatten)]
     pub place: LedgerPlace,
-    /// End when everything that is there was read
+    /// End when everything that is there was read; not for a topic, which has no end
     #[arg(long)]
     pub once: bool,
 }

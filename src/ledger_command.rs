@@ -138,6 +138,9 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env().unwrap_or_else(|_| "info,sqlx=warn".into());
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let setting = Setting::of(&args.place)?;
+    if args.once && matches!(setting.sink, Sink::Kafka(_)) {
+        bail!("a topic has no end: --once reads a journal or files");
+    }
     let runtime = runtime()?;
     let stop = stops(&runtime);
     let mut consumer = open(&setting, &runtime)?;
