@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::event::v1::UsageBatch;
-use crate::event::{CSV_HEADER, End, Kind, Phase, Reason, UsageRecord};
+use crate::event::{AddressForm, CSV_HEADER, End, Kind, Phase, Reason, Screening, UsageRecord};
 
 pub(super) const SECRET: &[u8] = b"a secret of 32 bytes for tests..";
 /// Made for these tests by `openssl genpkey -algorithm ed25519`; it signs nothing else.
