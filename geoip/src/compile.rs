@@ -34,7 +34,15 @@ const SOURCES_MAX: usize = 250;
 const RANGES_BETWEEN_CHECKS: u32 = 4_096;
 
 /// The table of a plan, as it holds at `at`: accounts and labels are dated.
+///
+/// A plan with a snapshot loads that instead.
 pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
+    if let Some(snapshot) = &plan.snapshot {
+        if plan.files().count() > 1 + snapshot.public_key.iter().count() {
+            return Err(Error::Plan { reason: "a plan has a snapshot or sources, not both".to_owned() });
+        }
+        return crate::snapshot::read(&snapshot.path, snapshot.public_key.as_deref());
+    }
     let at_s = seconds(at);
     let mut meter = Meter::new(plan);
     let mut words = Vocabulary::new();

@@ -16,6 +16,22 @@ pub enum Error {
         /// Why.
         source: std::io::Error,
     },
+    /// A file cannot be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A snapshot cannot be used.
+    #[error("cannot use the snapshot {}", path.display())]
+    Snapshot {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: crate::snapshot::SnapshotError,
+    },
     /// A file was written to while it was read.
     #[error("{} is being written to; it is read again at the next check (better: write beside it and rename)", path.display())]
     Changing {
@@ -131,6 +147,8 @@ impl Error {
     pub fn reason(&self) -> &'static str {
         match self {
             Error::Read { .. } => "read",
+            Error::Write { .. } => "write",
+            Error::Snapshot { .. } => "snapshot",
             Error::Changing { .. } => "changing",
             Error::CutShort { .. } | Error::Line { .. } | Error::Crossing { .. } | Error::TwoAccounts { .. } => "text",
             Error::Mmdb { .. } | Error::Value { .. } => "database",
@@ -146,6 +164,8 @@ impl Error {
     pub fn path(&self) -> Option<&std::path::Path> {
         match self {
             Error::Read { path, .. }
+            | Error::Write { path, .. }
+            | Error::Snapshot { path, .. }
             | Error::Changing { path }
             | Error::CutShort { path }
             | Error::Line { path, .. }

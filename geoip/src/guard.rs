@@ -1,9 +1,6 @@
 //! What a new table has to pass before it is used: canary addresses, and how much less it may know than the one before.
 
-use sha2::{Digest, Sha256};
-
-use crate::source::hexadecimal;
-use crate::{Error, Plan, Record, RecordId, Table};
+use crate::{Error, Plan, Record, Table};
 
 /// How many addresses are known: IPv4 addresses, and IPv6 networks of 64 bits.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -88,14 +85,4 @@ pub fn check(plan: &Plan, table: &Table, before: Option<&Table>) -> Result<(), E
         }
     }
     Ok(())
-}
-
-/// SHA-256 of everything that a table says.
-pub(crate) fn id(table: &Table) -> String {
-    let mut digest = Sha256::new();
-    for (start, RecordId(record)) in table.ranges4() {
-        digest.update(start.to_le_bytes());
-        digest.update(record.to_le_bytes());
-    }
-    hexadecimal(&digest.finalize())
 }

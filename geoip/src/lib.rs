@@ -23,15 +23,19 @@ mod address;
 mod answer;
 mod compile;
 pub mod date;
+mod difference;
 mod error;
+mod explain;
 mod guard;
 mod interner;
+pub mod kept;
 mod live;
 mod names;
 mod pages;
 pub mod plan;
 mod record;
 mod reload;
+pub mod snapshot;
 mod source;
 mod sources;
 mod steps;
@@ -43,7 +47,9 @@ use serde::{Deserialize, Serialize};
 
 pub use address::{Scope, Via, canonical, embedded, scope};
 pub use compile::compile;
+pub use difference::{Addresses, Change, Difference, difference};
 pub use error::Error;
+pub use explain::{Opinion, explain};
 pub use guard::{Coverage, check};
 pub use live::Live;
 pub use plan::Plan;
@@ -83,7 +89,7 @@ pub struct TableFacts {
 impl Table {
     fn new(v4: Table4, v6: Table6, records: Records, facts: TableFacts) -> Table {
         let mut table = Table { v4, v6, records, facts };
-        table.facts.id = guard::id(&table);
+        table.facts.id = snapshot::id(&table);
         table
     }
 

@@ -66,13 +66,16 @@ pub struct Reloader {
     /// Replaced, and maybe still in some reader's hands.
     retired: Vec<Arc<Table>>,
     failed: Option<Option<PathBuf>>,
+    /// Id of the table that was kept last.
+    kept: String,
+    keep_error: Option<Error>,
 }
 
 impl Reloader {
     /// For a table that was compiled from this plan just now: only changes from here on count.
     pub fn new(plan: Plan, live: Arc<Live>) -> Reloader {
         let stamps = stamps(&plan);
-        Reloader { plan, live, stamps, retired: Vec::new(), failed: None }
+        Reloader { plan, live, stamps, retired: Vec::new(), failed: None, kept: String::new(), keep_error: None }
     }
 
     /// With another plan from the next check on, which then always compiles.
@@ -84,9 +87,34 @@ impl Reloader {
     /// Looks at the files, and replaces the table if they changed; `force` reads them in any case. Takes as long as a
     /// compilation.
     pub fn check(&mut self, now: SystemTime, force: bool) -> Outcome {
+        let outcome = self.reload(now, force);
+        self.keep(now);
+        outcome
+    }
+
+    /// What went wrong when a table in use was to be kept, once.
+    pub fn keep_error(&mut self) -> Option<Error> {
+        self.keep_error.take()
+    }
+
+    /// Keeps the table in use where the plan says so, once.
+    fn keep(&mut self, now: SystemTime) {
+        let Some(directory) = &self.plan.keep else { return };
+        let table = self.live.load();
+        if self.kept == table.id() {
+            return;
+        }
+        table.id().clone_into(&mut self.kept);
+        let kept = crate::kept::keep(&table, directory).and_then(|_| crate::kept::prune(directory, now));
+        self.keep_error = kept.err();
+    }
+
+    fn reload(&mut self, now: SystemTime, force: bool) -> Outcome {
         self.retired.retain(|table| Arc::strong_count(table) > 1);
         let stamps = stamps(&self.plan);
-        let due = self.live.load().facts().changes_at.is_some_and(|at| at <= seconds(now));
+        // A snapshot's rows are dated where it is compiled.
+        let due =
+            self.plan.snapshot.is_none() && self.live.load().facts().changes_at.is_some_and(|at| at <= seconds(now));
         if !force && stamps == self.stamps && !(due && self.failed.is_none()) {
             return Outcome::Unchanged;
         }

@@ -89,6 +89,14 @@ impl Table4 {
         })
     }
 
+    /// Whether no look-up can leave the arrays or find a record that is not there.
+    pub(crate) fn is_sound(&self, records: usize) -> bool {
+        roots_are_sound(&self.roots, ROOT4_BITS, self.keys.len(), self.values.len())
+            && self.keys.get(1) == Some(&0)
+            && self.values.iter().all(|value| (*value as usize) < records)
+            && self.roots.windows(2).all(|run| self.keys[run[0] as usize..run[1] as usize].is_sorted())
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.roots) + size_of_val(&*self.keys) + size_of_val(&*self.values)
     }
@@ -183,6 +191,24 @@ impl Table6 {
             .map(|position| (self.run_keys[position], self.run_values[position]))
     }
 
+    /// Whether no look-up can leave the arrays or find a record that is not there.
+    pub(crate) fn is_sound(&self, records: usize) -> bool {
+        let is_value = |value: &u32| (*value as usize) < records;
+        let is_run = |value: &u32| value & IS_RUN != 0 && ((value & !IS_RUN) as usize) < self.run_ends.len();
+        let runs = std::iter::once(0).chain(self.run_ends.iter().copied()).zip(self.run_ends.iter().copied());
+        roots_are_sound(&self.roots, ROOT6_BITS, self.keys.len(), self.values.len())
+            && self.keys.get(1) == Some(&0)
+            && self.values.iter().all(|value| is_value(value) || is_run(value))
+            && self.roots.windows(2).all(|run| self.keys[run[0] as usize..run[1] as usize].is_sorted())
+            && self.run_keys.len() == self.run_values.len()
+            && self.run_ends.last().is_some_and(|end| *end as usize == self.run_keys.len())
+            && self.run_ends.is_sorted()
+            && self.run_keys.first() == Some(&0)
+            && self.run_values.iter().all(is_value)
+            && runs.clone().all(|(start, end)| start < end)
+            && runs.into_iter().all(|(start, end)| self.run_keys[start as usize..end as usize].is_sorted())
+    }
+
     pub(crate) fn bytes(&self) -> usize {
         size_of_val(&*self.roots)
             + size_of_val(&*self.keys)
@@ -191,6 +217,16 @@ impl Table6 {
             + size_of_val(&*self.run_keys)
             + size_of_val(&*self.run_values)
     }
+}
+
+/// Whether these are all roots of a table with so many keys, and the first run begins with the first address.
+fn roots_are_sound(roots: &[u32], bits: u32, keys: usize, values: usize) -> bool {
+    roots.len() == (1 << bits) + 1
+        && roots.first() == Some(&1)
+        && roots.get(1).is_some_and(|end| *end > 1)
+        && roots.is_sorted()
+        && roots.last().is_some_and(|end| *end as usize == keys)
+        && keys == values
 }
 
 /// Builds a [`Table4`] from steps in order; the first is at 0.

@@ -90,7 +90,7 @@ impl Database {
     }
 
     /// What it says of one address.
-    pub(crate) fn at(&mut self, address: IpAddr, words: &mut Vocabulary) -> Result<Answer, Error> {
+    pub(crate) fn at(&self, address: IpAddr, words: &mut Vocabulary) -> Result<Answer, Error> {
         if address.is_ipv6() && self.reader.metadata().ip_version == 4 {
             return Ok(Answer::default());
         }
@@ -114,11 +114,6 @@ impl Database {
             ready: None,
             done: false,
         })
-    }
-
-    /// About what it holds in memory.
-    pub(crate) fn bytes(&self, file_bytes: u64) -> u64 {
-        file_bytes + (self.decoded.capacity() * (size_of::<Answer>() + size_of::<usize>() + 1)) as u64
     }
 }
 

@@ -144,6 +144,11 @@ impl Answers {
         Ok(Answers { v4, v6, answers })
     }
 
+    /// What is said of one address.
+    pub(crate) fn at(&self, family: Family, address: u128) -> Answer {
+        self.answers.get(self.steps(family).at(address) as usize).copied().unwrap_or_default()
+    }
+
     pub(crate) fn steps(&self, family: Family) -> &Steps {
         match family {
             Family::V4 => &self.v4,
