@@ -86,7 +86,11 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
         changes_at: inputs.changes_at,
         sources: inputs.sources,
     };
-    let Merge { words, rows, places, networks, label_sets, .. } = merge;
+    let Merge { words, rows, mut places, mut networks, mut label_sets, .. } = merge;
+    places.values.shrink_to_fit();
+    networks.values.shrink_to_fit();
+    label_sets.items.shrink_to_fit();
+    label_sets.ends.shrink_to_fit();
     let records = Records {
         rows: Pages::of(&rows.values),
         places: places.values,

@@ -77,7 +77,7 @@ pub fn difference<'a>(
         difference.any.add(&change);
         if old.country() != new.country() {
             difference.country.add(&change);
-            let which = |country| if country == "" { "?" } else { country };
+            let which = |country: &'a str| if country.is_empty() { "?" } else { country };
             let which = format!("{} → {}", which(old.country()), which(new.country()));
             difference.countries.entry(which).or_default().add(&change);
         }

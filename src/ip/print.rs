@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::SystemTime;
 
 use serde_json::{Value, json};
-use weir_geoip::{Opinion, Record, Table, canonical, embedded};
+use weir_geoip::{Opinion, Record, SourceFacts, Table, canonical, embedded};
 
 use super::{Knowledge, judge};
 use crate::event::Screening;
@@ -31,9 +31,6 @@ pub(super) fn json_line(line: &mut Vec<u8>, input: &str, address: IpAddr, tail: 
 pub(super) fn json_tail(table: &Table, screen: Option<&Screen>, address: IpAddr, at: SystemTime) -> String {
     let record = table.of(address);
     let known = |text: &str| if text.is_empty() { Value::Null } else { Value::from(text) };
-    fn by(source: Option<&weir_geoip::SourceFacts>) -> Option<&str> {
-        source.map(|source| source.name.as_str())
-    }
     let labels: Vec<&str> = record.labels().collect();
     let label_sources: Vec<[&str; 2]> =
         record.label_sources().map(|(label, source)| [label, source.name.as_str()]).collect();
@@ -48,13 +45,13 @@ pub(super) fn json_tail(table: &Table, screen: Option<&Screen>, address: IpAddr,
         "account": known(record.account()),
         "account_ref": known(record.account_reference()),
         "sources": {
-            "country": by(record.country_source()),
-            "region": by(record.region_source()),
-            "city": by(record.city_source()),
-            "asn": by(record.asn_source()),
-            "as_org": by(record.as_org_source()),
+            "country": name(record.country_source()),
+            "region": name(record.region_source()),
+            "city": name(record.city_source()),
+            "asn": name(record.asn_source()),
+            "as_org": name(record.as_org_source()),
             "labels": label_sources,
-            "account": by(record.account_source()),
+            "account": name(record.account_source()),
         },
         "geo_epoch": table.geo_epoch(),
         "accounts_version": table.accounts_version(),
@@ -67,6 +64,10 @@ pub(super) fn json_tail(table: &Table, screen: Option<&Screen>, address: IpAddr,
     // The opening brace is the line's.
     text.remove(0);
     text
+}
+
+fn name(source: Option<&SourceFacts>) -> Option<&str> {
+    source.map(|source| source.name.as_str())
 }
 
 /// As records print it.
@@ -95,7 +96,7 @@ pub(super) fn text(
     } else {
         writeln!(out, "{input} is {looked_up}")?;
     }
-    let mut line = |what: &str, says: &str, source: Option<&weir_geoip::SourceFacts>| {
+    let mut line = |what: &str, says: &str, source: Option<&SourceFacts>| {
         if says.is_empty() {
             return Ok(());
         }
@@ -129,9 +130,8 @@ pub(super) fn opinions(
     record: &Record<'_>,
     as_json: bool,
 ) -> io::Result<()> {
-    let won = |source: Option<&weir_geoip::SourceFacts>, opinion: &Opinion| {
-        source.is_some_and(|source| source.name == opinion.source)
-    };
+    let won =
+        |source: Option<&SourceFacts>, opinion: &Opinion| source.is_some_and(|source| source.name == opinion.source);
     for opinion in opinions {
         let asn = if opinion.asn == 0 { String::new() } else { opinion.asn.to_string() };
         let fields = [

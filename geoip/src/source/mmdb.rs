@@ -28,6 +28,9 @@ pub(crate) struct Database {
     pub(crate) networks: u64,
 }
 
+/// Where each field is, and which booleans are labels.
+type Shape = (Vec<(Field, Path)>, Vec<(Path, String)>);
+
 /// Where in a record: names of map entries and positions in lists.
 type Path = Vec<Element>;
 
@@ -281,7 +284,7 @@ fn elements(text: &str) -> Path {
 }
 
 /// Fields and labels by what a database says it is.
-fn shape(database_type: &str) -> (Vec<(Field, Path)>, Vec<(Path, String)>) {
+fn shape(database_type: &str) -> Shape {
     let is = |words: &[&str]| words.iter().any(|word| database_type.contains(word));
     let maxmind = is(&["GeoIP", "GeoLite2", "DBIP", "DB-IP"]);
     let fields: Vec<&[(Field, &str)]> = if !maxmind {
