@@ -8,6 +8,8 @@
 
 mod accounting;
 mod architecture;
+mod clock;
+mod disk;
 mod journal;
 mod kafka;
 mod kill;

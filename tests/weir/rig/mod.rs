@@ -8,6 +8,7 @@ pub mod message;
 pub mod origin;
 pub mod process;
 pub mod records;
+pub mod shim;
 pub mod socket;
 pub mod tls;
 
