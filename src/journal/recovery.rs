@@ -109,6 +109,7 @@ impl Writer {
             ..Recovery::default()
         };
         remove_unnamed(&directory)?;
+        let newest = Names::of(&directory)?.effective.pop();
         settle_segments(&directory, epoch.epoch(), shard, &mut recovery)?;
         let chunks = open_chunks(&directory, epoch.epoch(), shard, options, &mut recovery)?;
 
@@ -117,7 +118,10 @@ impl Writer {
         let mut latest = live_generations(&chunks);
         let walk = walk(&directory, &mut latest, &mut recovery)?;
         let mut next_seq = walk.next_seq(&directory, &chunks)?;
-        if let Some((first_seq, path)) = walk.unknown.clone() {
+        // Or what bore the newest name was another file.
+        let gone = newest.filter(|newest| newest.first_seq >= next_seq && !newest.path(&directory).exists());
+        let gone = gone.map(|newest| (newest.first_seq, newest.path(&directory)));
+        if let Some((first_seq, path)) = walk.unknown.clone().or(gone) {
             // Readers and the sink may have seen more of it than is left: no seq that it can have held is used again.
             let beyond = first_seq + (options.segment_bytes - FRAMES_AT) / frame::HEADER_BYTES as u64;
             let (first_seq, reason) = (next_seq, "how many records there were is lost too: at most these");
