@@ -27,9 +27,9 @@ use crate::config::{Config, LogFormat};
 use crate::enrichment::{Enrichment, Refresher};
 use crate::event::Losses;
 use crate::handover::{self, Sockets};
-use crate::journal::{Budget, EpochDir, Keeper, Options, StateDir, Writer};
+use crate::journal::{Budget, EpochDir, Keeper, Options, Shared, StateDir, Writer};
 use crate::metrics::{Metrics, metrics};
-use crate::proxy::{Node, Setup, close_estate};
+use crate::proxy::{self, Node, Setup, close_estate};
 use crate::shipper::{Shipper, Source};
 
 /// How long brokers may take to answer `weir check --sink`.
@@ -170,23 +170,46 @@ impl App {
             Err(error) => return warn!(error = %crate::shipper::chain(&error), "earlier epochs cannot be listed"),
         };
         for epoch in abandoned {
-            let epoch = Arc::new(epoch);
-            let shards = epoch.shards().unwrap_or_default();
-            for shard in shards {
-                if let Err(error) = self.take_over(&epoch, shard) {
-                    warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
-                }
+            if let Err(error) = self.take_over(epoch) {
+                warn!(error = %crate::shipper::chain(&error), "a dead epoch stays as it is");
             }
         }
     }
 
-    fn take_over(&self, epoch: &Arc<EpochDir>, shard: u16) -> Result<(), crate::journal::Error> {
-        let (writer, recovery) = Writer::reopen(epoch, shard, &self.options, self.budget.clone())?;
+    /// An epoch in which nothing was measured goes: a process that starts and dies again and again fills no disk.
+    fn take_over(&self, epoch: EpochDir) -> Result<(), crate::journal::Error> {
+        let (mut shards, mut is_idle) = (Vec::new(), true);
+        for shard in epoch.shards()? {
+            match self.take_over_shard(&epoch, shard) {
+                Ok(shared) => {
+                    is_idle = is_idle && proxy::is_idle(shared.directory())?;
+                    shards.push(shared);
+                }
+                Err(error) => {
+                    is_idle = false;
+                    warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
+                }
+            }
+        }
+        if is_idle {
+            drop(shards);
+            return epoch.remove();
+        }
+        let epoch = Arc::new(epoch);
+        for shared in shards {
+            self.shipper.add(Source { shared, dead: Some(epoch.clone()) });
+        }
+        Ok(())
+    }
+
+    fn take_over_shard(&self, epoch: &EpochDir, shard: u16) -> Result<Arc<Shared>, crate::journal::Error> {
+        let (writer, recovery) =
+            Writer::reopen(epoch, shard, &self.node.setup().config.node, &self.options, self.budget.clone())?;
         let shared = writer.shared();
         close_estate(writer, recovery, self.metrics);
         shared.sync()?;
-        self.shipper.add(Source { shared, dead: Some(epoch.clone()) });
-        Ok(())
+        shared.seal()?;
+        Ok(shared)
     }
 
     fn start_workers(&mut self, epoch: &Arc<EpochDir>) -> anyhow::Result<()> {

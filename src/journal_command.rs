@@ -232,7 +232,7 @@ fn close_copy(epoch: &EpochListing, to: &Path) -> anyhow::Result<ClosedCopy> {
     for dead in opened.abandoned()? {
         for shard in dead.shards()? {
             let (writer, recovery) =
-                Writer::reopen(&dead, shard, &Options::default(), Arc::new(Budget::new(u64::MAX)))?;
+                Writer::reopen(&dead, shard, "", &Options::default(), Arc::new(Budget::new(u64::MAX)))?;
             close_estate(writer, recovery, metrics());
         }
     }

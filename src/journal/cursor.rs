@@ -108,10 +108,7 @@ impl Cursor {
         let checksum = crc32c::crc32c(&slot[..ALL_AT]);
         slot[ALL_AT..ALL_AT + 4].copy_from_slice(&checksum.to_le_bytes());
         let at = self.at.generation % 2 * SLOT_BYTES as u64;
-        self.file
-            .write_all_at(&slot, at)
-            .and_then(|()| Ok(rustix::fs::fdatasync(&self.file)?))
-            .map_err(io_error("write", &self.path))
+        self.file.write_all_at(&slot, at).and_then(|()| self.file.sync_data()).map_err(io_error("write", &self.path))
     }
 }
 

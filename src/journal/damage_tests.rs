@@ -45,7 +45,7 @@ fn survivors(path: &Path) -> (Vec<u64>, Recovery) {
     let state = StateDir::open(path).unwrap();
     let epoch = state.first_abandoned();
     let budget = Arc::new(Budget::new(1 << 30));
-    let (mut writer, recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
+    let (mut writer, recovery) = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap();
     let seq = writer.append(b"after").unwrap();
     let mut good = Vec::new();
     let mut expected = 0;
@@ -238,7 +238,7 @@ fn a_newer_format_is_refused_untouched() {
     let state = StateDir::open(&original).unwrap();
     let epoch = state.first_abandoned();
     let budget = Arc::new(Budget::new(1 << 30));
-    let error = Writer::reopen(&epoch, 0, &options(), budget).unwrap_err();
+    let error = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap_err();
     assert!(matches!(error, Error::NewerFormat { .. }), "{error}");
     assert_eq!(std::fs::read(path).unwrap(), bytes);
 }
@@ -270,7 +270,7 @@ mod power_cut {
         let state = StateDir::open(path).unwrap();
         let epoch = state.first_abandoned();
         let budget = Arc::new(Budget::new(1 << 30));
-        Writer::reopen(&epoch, 0, &options(), budget).unwrap()
+        Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap()
     }
 
     #[test]

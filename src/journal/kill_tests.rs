@@ -111,7 +111,7 @@ fn check(path: &Path, witnessed: &[u8]) -> (usize, usize) {
     }
     let budget = Arc::new(Budget::new(1 << 30));
     let options = Options { segment_bytes: 64 * 1024, ..options() };
-    let (mut writer, recovery) = Writer::reopen(&epoch, 0, &options, budget).unwrap();
+    let (mut writer, recovery) = Writer::reopen(&epoch, 0, "node", &options, budget).unwrap();
     assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
     let uncertain: u64 = recovery.open.iter().map(|open| open.pending).sum();
     assert!(recovery.open.iter().filter(|open| open.pending > 0).count() <= 1);

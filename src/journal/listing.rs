@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use super::cursor::Cursor;
-use super::segment::{FirstPage, Names};
+use super::segment::Names;
 use super::segment_file::SegmentFile;
 use super::statedir::{epoch_path, epochs, is_live, shard_path, shards};
 use super::{Error, io_error};
@@ -59,7 +59,7 @@ fn list_shard(path: PathBuf, epoch: u32, shard: u16) -> Result<ShardListing, Err
     let names = Names::of(&path)?;
     let mut listing = ShardListing {
         shard,
-        node: String::new(),
+        node: names.node(&path)?.unwrap_or_default(),
         first_seq: names.effective.first().map_or(0, |name| name.first_seq),
         next_seq: 0,
         cursor_seq: Cursor::peek(&path)?,
@@ -72,9 +72,6 @@ fn list_shard(path: PathBuf, epoch: u32, shard: u16) -> Result<ShardListing, Err
     {
         let count = segment.published.map_or(0, |mark| mark.count);
         listing.next_seq = name.first_seq + count;
-        if let FirstPage::Good(header) = segment.header {
-            listing.node = header.node;
-        }
     }
     let entries = std::fs::read_dir(&listing.path).map_err(io_error("list", &listing.path))?;
     for entry in entries {

@@ -3,7 +3,7 @@
 //! A [`Mapping`] is a MAP_SHARED view of a whole file, seen as 64-bit words that are only ever touched atomically. So there are no
 //! data races, whoever else maps the file, and what was stored survives the death of the process: the kernel owns the pages.
 //! Two rules keep stores from ending in SIGBUS: files are fully allocated before they are mapped (see `allocation.rs`) and are
-//! never truncated while anything maps them.
+//! never truncated while anything maps what is cut off.
 
 use std::fs::File;
 use std::io;

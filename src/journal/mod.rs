@@ -23,7 +23,8 @@
 //! it works again once there is room. A write error on `fdatasync` is never retried on the same file: what it put in doubt is written
 //! again, under the same seqs, to a new segment.
 //! **At start** [`Writer::reopen`] takes over a dead epoch: verifies every frame, drops a torn tail, names what is damaged, and hands over every
-//! slot left open with exactly the bytes not yet recorded. Killed half-way, it is simply run again.
+//! slot left open with exactly the bytes not yet recorded. Killed half-way, it is simply run again. Once all is closed, [`Shared::seal`]
+//! leaves of it nothing but its records.
 //!
 //! **The protocol of a record** (a record and the slot's `recorded` must change together although two stores are not atomic):
 //! [`Slot::begin_record`] states the intent under the seq the record will have; [`Writer::append`] publishes the record, which makes the intent

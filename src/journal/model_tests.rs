@@ -97,7 +97,7 @@ fn check_killed(path: &Path, model: &Model) {
     for round in 0..3 {
         let epoch = state.first_abandoned();
         let budget = Arc::new(Budget::new(1 << 30));
-        let (mut writer, mut recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
+        let (mut writer, mut recovery) = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap();
         assert!(recovery.damaged.is_empty(), "{:?}", recovery.damaged);
         assert!(recovery.quarantined.is_empty() && recovery.damaged_slots == 0);
         assert!(round > 0 || writer.next_seq() == model.next_seq);

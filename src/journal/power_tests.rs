@@ -163,7 +163,7 @@ fn check(path: &Path, durable_seq: u64, freed: u64) -> (u64, u64) {
     for round in 0..2 {
         let epoch = state.first_abandoned();
         let budget = Arc::new(Budget::new(1 << 30));
-        let (writer, recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
+        let (writer, recovery) = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap();
         let next_seq = writer.next_seq();
         if round == 0 {
             found = (recovery.torn_bytes, next_seq);

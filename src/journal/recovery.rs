@@ -27,7 +27,7 @@ use super::slots::Slot;
 use super::statedir::EpochDir;
 use super::table::Table;
 use super::writer::Writer;
-use super::{Budget, Error, FORMAT_VERSION, Options, io_error};
+use super::{Budget, Error, FORMAT_VERSION, Options, io_error, lock};
 use crate::units::{Column, Counters};
 
 /// A slot that was open when its process died.
@@ -91,11 +91,12 @@ struct Latest {
 }
 
 impl Writer {
-    /// Takes over a shard of a dead epoch. Killed at any moment, it can be run again. What the closes need is taken from the budget even
+    /// Takes over a shard of a dead epoch, of this node if no file of it says of which. Killed at any moment, it can be run again. What the closes need is taken from the budget even
     /// if that is spent.
     pub fn reopen(
         epoch: &EpochDir,
         shard: u16,
+        node: &str,
         options: &Options,
         budget: Arc<Budget>,
     ) -> Result<(Self, Recovery), Error> {
@@ -108,12 +109,26 @@ impl Writer {
             ..Recovery::default()
         };
         remove_unnamed(&directory)?;
+        let newest = Names::of(&directory)?.effective.pop();
         settle_segments(&directory, epoch.epoch(), shard, &mut recovery)?;
         let chunks = open_chunks(&directory, epoch.epoch(), shard, options, &mut recovery)?;
 
+        // Then everything was made durable before, and many may wait for their sink.
+        let is_sealed = chunks.is_empty() && recovery.damaged.is_empty();
         let mut latest = live_generations(&chunks);
         let walk = walk(&directory, &mut latest, &mut recovery)?;
-        let next_seq = walk.next_seq(&directory, &chunks)?;
+        let mut next_seq = walk.next_seq(&directory, &chunks)?;
+        // Or what bore the newest name was another file.
+        let gone = newest.filter(|newest| newest.first_seq >= next_seq && !newest.path(&directory).exists());
+        let gone = gone.map(|newest| (newest.first_seq, newest.path(&directory)));
+        if let Some((first_seq, path)) = walk.unknown.clone().or(gone) {
+            // Readers and the sink may have seen more of it than is left: no seq that it can have held is used again.
+            let beyond = first_seq + (options.segment_bytes - FRAMES_AT) / frame::HEADER_BYTES as u64;
+            let (first_seq, reason) = (next_seq, "how many records there were is lost too: at most these");
+            next_seq = next_seq.max(beyond);
+            recovery.damaged.push(DamagedRange { path, offset: 0, bytes: 0, first_seq, next_seq, reason });
+        }
+        let written_by = Names::of(&directory)?.node(&directory)?;
 
         let slots_max = options.slots_max.max(slot_count(&chunks));
         let table = Table::new(directory.clone(), epoch.epoch(), shard, slots_max, chunks);
@@ -121,7 +136,7 @@ impl Writer {
         let shared = Arc::new(Shared::new(
             directory.clone(),
             (epoch.epoch(), shard),
-            walk.node.clone(),
+            written_by.unwrap_or_else(|| node.to_owned()),
             options.clone(),
             Arc::clone(&table),
             budget,
@@ -132,8 +147,11 @@ impl Writer {
             let file = File::open(&path).map_err(io_error("open", &path))?;
             let bytes = file.metadata().map_err(io_error("look at", &path))?.len();
             shared.take_budget(bytes, true);
+            if is_sealed {
+                continue;
+            }
             // What a killed process had not synced yet must be durable before it counts as synced.
-            rustix::fs::fdatasync(&file).map_err(std::io::Error::from).map_err(io_error("sync", &path))?;
+            file.sync_data().map_err(io_error("sync", &path))?;
         }
 
         take_slots(&table, next_seq, &mut latest, &mut recovery);
@@ -144,7 +162,12 @@ impl Writer {
         let writer = match resumable {
             Some((header, mark)) => {
                 let segment = Arc::new(Segment::resume(&directory, header, *mark)?);
-                Self::on(shared, segment, *mark, true)
+                let files_of = Arc::clone(&shared);
+                let writer = Self::on(shared, segment, *mark, true);
+                if is_sealed {
+                    lock(&files_of.files).directory_dirty = false;
+                }
+                writer
             }
             None => {
                 // A file of that first seq may be there, empty or with nothing good in it; one of a higher generation replaces it.
@@ -164,7 +187,8 @@ struct Walk {
     next: u64,
     /// The last segment and its fill, if one can go on in it.
     tail: Option<(Header, Mark)>,
-    node: String,
+    /// First seq of the last segment, if nothing in it says how many records it held.
+    unknown: Option<(u64, PathBuf)>,
 }
 
 impl Walk {
@@ -216,12 +240,14 @@ fn walk(directory: &Path, latest: &mut HashMap<u32, Latest>, recovery: &mut Reco
         }
         recovery.last_frame = Some(frame);
     }
-    let mut walk = Walk { next: reader.next_seq(), tail: None, node: String::new() };
+    let mut walk = Walk { next: reader.next_seq(), tail: None, unknown: None };
     let Some((segment, mark)) = reader.position() else {
         return Ok(walk);
     };
-    if let FirstPage::Good(header) = &segment.header {
-        walk.node.clone_from(&header.node);
+    // Blank it is only where a power cut came before its first sync.
+    let is_foreign = matches!(segment.header, FirstPage::Damaged(_)) && segment.published.is_none();
+    if is_foreign || (segment.header == FirstPage::Blank && !recovery.machine_restarted) {
+        walk.unknown = Some((segment.name.first_seq, segment.path.clone()));
     }
     let damaged_here = recovery.damaged.iter().any(|damaged| damaged.path == segment.path);
     if let Some(header) = segment.header_of(segment.name.first_seq) {
@@ -510,7 +536,7 @@ fn chunk_numbers(directory: &Path) -> Result<Vec<u32>, Error> {
     Ok(names.iter().filter_map(|name| name.strip_prefix("slots-")?.parse().ok()).collect())
 }
 
-/// The chunks that can be used, numbered from 0; what is missing or put aside is replaced by an empty one.
+/// The chunks that can be used, numbered from 0; what is missing or put aside below the last is replaced by an empty one.
 fn open_chunks(
     directory: &Path,
     epoch: u32,
@@ -544,7 +570,7 @@ fn open_chunks(
         });
     }
     let entries = good.first().map_or(Table::chunk_entries(options.slots_max), |chunk| chunk.entries);
-    let count = good.last().map_or(0, |chunk| chunk.number) + 1;
+    let count = good.last().map_or(0, |chunk| chunk.number + 1);
     let mut there = good.into_iter().peekable();
     let mut chunks = Vec::new();
     for number in 0..count {

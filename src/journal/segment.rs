@@ -80,6 +80,23 @@ impl Names {
         Ok(Self::order(names))
     }
 
+    /// The node that wrote the shard, as the newest file says whose header is good.
+    pub(super) fn node(&self, directory: &Path) -> Result<Option<String>, Error> {
+        for name in self.effective.iter().rev() {
+            let path = name.path(directory);
+            let file = match File::open(&path) {
+                Ok(file) => file,
+                // Freed meanwhile.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(source) => return Err(io_error("open", &path)(source)),
+            };
+            if let (FirstPage::Good(header), ..) = read_first_page(&file, &path)? {
+                return Ok(Some(header.node));
+            }
+        }
+        Ok(None)
+    }
+
     fn order(mut names: Vec<Name>) -> Self {
         // Highest generation first, each cut where a higher one begins.
         names.sort_by_key(|name| (std::cmp::Reverse(name.generation), name.first_seq));

@@ -315,7 +315,7 @@ impl Shared {
                 source: std::io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()),
             });
         }
-        let synced = self.fdatasync(&segment.file);
+        let synced = self.sync_data(&segment.file);
         let Err(source) = synced else {
             return Ok(());
         };
@@ -328,12 +328,12 @@ impl Shared {
         Err(error)
     }
 
-    fn fdatasync(&self, file: &File) -> std::io::Result<()> {
+    fn sync_data(&self, file: &File) -> std::io::Result<()> {
         #[cfg(test)]
         if self.fail_next_sync.swap(false, Ordering::Relaxed) {
             return Err(std::io::Error::from_raw_os_error(rustix::io::Errno::IO.raw_os_error()));
         }
-        Ok(rustix::fs::fdatasync(file)?)
+        file.sync_data()
     }
 
     /// Makes the slots durable as they are. A slots file whose sync failed stays in use (it still survives the process) and the shard
@@ -344,12 +344,35 @@ impl Shared {
             return Ok(());
         }
         for chunk in self.table.chunks() {
-            let synced =
-                rustix::fs::fdatasync(&chunk.file).map_err(std::io::Error::from).map_err(io_error("sync", &chunk.path));
-            if let Err(error) = synced {
+            if let Err(error) = chunk.file.sync_data().map_err(io_error("sync", &chunk.path)) {
                 *failed = Some(error_text(&error));
                 return Err(error);
             }
+        }
+        Ok(())
+    }
+
+    /// Gives back what nobody writes any more: the room behind the last record and, if none of them is open, the slots. The writer is
+    /// gone and everything is synced. So what waits for its sink takes no more of the disk than its records, however often a process
+    /// starts and dies meanwhile.
+    pub fn seal(&self) -> Result<(), Error> {
+        let mut changed = false;
+        let last = lock(&self.files).live.pop();
+        if let Some(last) = last {
+            let (path, file_bytes) = (last.name.path(&self.directory), last.bytes);
+            let bytes = last.published().end.next_multiple_of(4096);
+            let file = last.file.try_clone().map_err(io_error("open", &path))?;
+            // Nothing may map what is cut off.
+            drop(last);
+            if bytes < file_bytes {
+                file.set_len(bytes).map_err(io_error("shorten", &path))?;
+                self.give_budget(file_bytes - bytes);
+                changed = true;
+            }
+        }
+        if self.table.remove()? || changed {
+            // Durable before a record goes: slots that came back would not know what was recorded of them.
+            sync_directory(&self.directory)?;
         }
         Ok(())
     }
@@ -407,7 +430,10 @@ impl Shared {
     /// The bytes given back: 0 if it became the spare.
     fn free_segment(&self, path: &Path) -> Result<u64, Error> {
         let bytes = std::fs::metadata(path).map_err(io_error("look at", path))?.len();
-        let wanted = lock(&self.files).spare.is_none();
+        let wanted = {
+            let files = lock(&self.files);
+            files.spare.is_none() && !files.live.is_empty()
+        };
         if wanted && bytes == self.options.segment_bytes && self.budget.used() <= self.budget.max() {
             match self.recycle(path, bytes) {
                 Ok(true) => return Ok(0),
@@ -426,7 +452,7 @@ impl Shared {
         let file = OpenOptions::new().read(true).write(true).open(path).map_err(io_error("open", path))?;
         // A blank header first, durably: after a power cut its new name must not find the old header.
         file.write_all_at(&[0; FRAMES_AT as usize], 0).map_err(io_error("clear", path))?;
-        rustix::fs::fdatasync(&file).map_err(std::io::Error::from).map_err(io_error("sync", path))?;
+        file.sync_data().map_err(io_error("sync", path))?;
         let mapping = Mapping::new(&file, bytes).map_err(io_error("map", path))?;
         self.keep_spare(path, Spare { file, mapping })
     }

@@ -21,7 +21,7 @@ fn killed(state: &StateDir, name: &str) -> ((u64, Counters), Vec<Counters>) {
     // Killed itself in between, recovery finds the same again.
     for _ in 0..2 {
         let budget = Arc::new(Budget::new(1 << 30));
-        let (_writer, recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
+        let (_writer, recovery) = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap();
         assert!(recovery.damaged.is_empty() && recovery.damaged_slots == 0);
         let (mut sums, mut others) = ((0, Counters::default()), Vec::new());
         for open in &recovery.open {

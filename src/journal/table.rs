@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex};
 use super::chunk::{Chunk, NO_SEQ};
 use super::frame::SlotRef;
 use super::outcome::SlotKind;
+use super::shared::remove_if_there;
 use super::slots::Slot;
 use super::{Error, is_disk_full, lock};
 use crate::units::Counters;
@@ -216,6 +217,18 @@ impl Table {
                 tracing::debug!(%error, path = %chunk.path.display(), "slots keep their pages");
             }
         }
+    }
+
+    /// Removes the files, if there are some and no slot is open; whether it did.
+    pub(super) fn remove(&self) -> Result<bool, Error> {
+        let mut state = lock(&self.state);
+        if state.open > 0 || state.chunks.is_empty() {
+            return Ok(false);
+        }
+        for chunk in std::mem::take(&mut *state).chunks {
+            remove_if_there(&chunk.path)?;
+        }
+        Ok(true)
     }
 
     pub(super) fn orphan(&self) {

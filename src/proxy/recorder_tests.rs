@@ -84,7 +84,7 @@ impl Rig {
         let state = StateDir::open(&copy).unwrap();
         let epoch = state.abandoned().unwrap().pop().unwrap();
         let budget = Arc::new(Budget::new(1 << 30));
-        let (writer, recovery) = Writer::reopen(&epoch, 0, &options(), budget).unwrap();
+        let (writer, recovery) = Writer::reopen(&epoch, 0, "node", &options(), budget).unwrap();
         close_estate(writer, recovery, metrics());
         let records = read(&epoch.shard_path(0));
         std::fs::remove_dir_all(&copy).unwrap();

@@ -1,15 +1,17 @@
 //! The journal as an operator sees it: what is given up is stated first, and a dead node's disk gives its records back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::kafka::asked;
 use crate::rig::Dice;
 use crate::rig::client::Client;
 use crate::rig::origin::Origin;
 use crate::rig::process::{Config, House, WEIR};
-use crate::rig::records::Records;
+use crate::rig::records::{Record, Records};
 
 fn journal(arguments: &[&str], state: &Path) -> Output {
     Command::new(WEIR).arg("journal").args(arguments).arg("--state").arg(state).output().unwrap()
@@ -110,4 +112,167 @@ fn a_dead_nodes_disk_gives_its_records_back() {
     assert_eq!(verify.status.code(), Some(1));
     let said = String::from_utf8(verify.stdout).unwrap();
     assert!(said.contains("epoch 1 shard 0: seq 0 to 0 lost: frame checksum"), "{said}");
+}
+
+/// Bytes that a directory takes of its disk.
+fn disk_bytes(directory: &Path) -> u64 {
+    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let below = entries.map(|path| if path.is_dir() { disk_bytes(&path) } else { disk_blocks(&path) });
+    disk_blocks(directory) + below.sum::<u64>()
+}
+
+fn disk_blocks(path: &Path) -> u64 {
+    path.metadata().unwrap().blocks() * 512
+}
+
+/// With the sink down nothing is shipped and nothing freed; what a start leaves is what it measured.
+#[test]
+fn a_crash_loop_with_the_sink_down_fills_no_disk() {
+    const STARTS: u64 = 12;
+    let origin = Origin::http();
+    let mut config = Config::http(origin.address);
+    config.journal = "segment_bytes = 1048576\njournal_bytes_max = 2097152\nslots_max = 4096\n".to_owned();
+    config.sink = "kind = \"kafka\"\nbootstrap_servers = \"127.0.0.1:1\"\ntopic = \"none\"\n".to_owned();
+    let house = House::new(&config);
+    let start = |requests: usize| {
+        let process = house.run(&[]);
+        let mut client = (requests > 0).then(|| Client::connect(process.address("web")));
+        if let Some(client) = &mut client {
+            (0..requests).for_each(|_| drop(client.get("/bytes/10")));
+        }
+        process.kill();
+        drop(client);
+        disk_bytes(&house.state())
+    };
+    let idle = start(0);
+    let idle_again = (0..STARTS).fold(idle, |_, _| start(0));
+    // How far the last one came before it was killed is a block or two.
+    assert!(
+        idle_again <= idle + 4 * 4096,
+        "from {idle} to {idle_again} bytes in {STARTS} starts that measured nothing"
+    );
+    let first = start(1);
+    let last = (0..STARTS).fold(first, |_, _| start(1));
+    // A page of header, a page of records, the cursor, two directories and a lock.
+    assert!(last - first <= STARTS * 6 * 4096, "from {first} to {last} bytes in {STARTS} starts");
+    let records = Records::read(&house.state());
+    records.assert_gapless();
+    let ends: Vec<&str> = records.sessions().iter().map(|session| session.text("end")).collect();
+    // The last is open still.
+    assert_eq!(ends, ["recovered"; STARTS as usize]);
+}
+
+/// One way to damage a file.
+fn damage(files: &[PathBuf], dice: &mut Dice) -> String {
+    let file = &files[dice.below(files.len())];
+    let open = std::fs::OpenOptions::new().read(true).write(true).open(file).unwrap();
+    let length = open.metadata().unwrap().len() as usize;
+    let at = dice.below(length.min(40_000));
+    let what = match dice.below(5) {
+        0 => {
+            let mut octet = [0];
+            open.read_exact_at(&mut octet, at as u64).unwrap();
+            open.write_all_at(&[octet[0] ^ 1 << dice.below(8)], at as u64).unwrap();
+            "bit flipped"
+        }
+        1 => {
+            open.set_len(at as u64).unwrap();
+            "cut off"
+        }
+        2 => {
+            open.write_all_at(&vec![0; dice.below(9000).min(length - at)], at as u64).unwrap();
+            "zeros"
+        }
+        3 => {
+            open.write_all_at(&vec![0x5A; dice.below(600).min(length - at)], at as u64).unwrap();
+            "torn"
+        }
+        _ => {
+            let other = &files[dice.below(files.len())];
+            let aside = file.with_extension("swap");
+            std::fs::rename(file, &aside).unwrap();
+            if other != file {
+                std::fs::rename(other, file).unwrap();
+            }
+            std::fs::rename(aside, other).unwrap();
+            "swapped"
+        }
+    };
+    format!("{what} at {at} of {}", file.display())
+}
+
+fn copy(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+        let (path, to) = (entry.path(), to.join(entry.file_name()));
+        if path.is_dir() {
+            copy(&path, &to);
+        } else if path.is_file() {
+            std::fs::copy(path, to).unwrap();
+        }
+    }
+}
+
+/// Every one starts; every record is read as it was written, or its seq is named. Full form: `WEIR_DAMAGED=500`.
+#[test]
+fn damaged_journals_start_and_name_what_is_lost() {
+    let origin = Origin::http();
+    let mut config = Config::http(origin.address);
+    config.journal = "segment_bytes = 65536\nslots_max = 1024\nsync_interval_ms = 5\n".to_owned();
+    let house = House::new(&config);
+    let process = house.run(&[]);
+    let mut open = Client::connect(process.address("web"));
+    open.get("/bytes/9");
+    for _ in 0..60 {
+        let mut client = Client::connect(process.address("web"));
+        (0..10).for_each(|_| drop(client.get("/bytes/10")));
+        client.close();
+    }
+    process.kill();
+    let kept = house.directory.path().join("kept");
+    copy(&house.state(), &kept);
+    let shard = house.state().join("epoch-0000000001/shard-00");
+    let written = house.records();
+    assert!(std::fs::read_dir(&shard).unwrap().count() >= 5, "several segments");
+    let mut dice = Dice::new(0xBAD);
+    let (mut lost, journals) = (0, asked("WEIR_DAMAGED", 25));
+    for journal in 0..journals {
+        std::fs::remove_dir_all(house.state()).unwrap();
+        copy(&kept, &house.state());
+        let mut files: Vec<_> = std::fs::read_dir(&shard).unwrap().map(|entry| entry.unwrap().path()).collect();
+        files.retain(|file| !file.ends_with("spare"));
+        files.sort();
+        let done: Vec<String> = (0..1 + dice.below(3)).map(|_| damage(&files, &mut dice)).collect();
+        let process = house.run(&[]);
+        process.kill();
+        let output = Command::new(WEIR).args(["events", "--json", "--state"]).arg(house.state()).output().unwrap();
+        assert!(output.status.success(), "{journal} {done:?}: {output:?}");
+        let lines = output.stdout.split(|octet| *octet == b'\n').filter(|line| !line.is_empty());
+        let records = lines.map(|line| Record(serde_json::from_slice(line).unwrap()));
+        let read: BTreeMap<_, _> = records.map(|record| (record.place(), record)).collect();
+        let named = named_ranges(&String::from_utf8(output.stderr).unwrap());
+        for record in &written.0 {
+            match read.get(&record.place()) {
+                Some(found) => assert_eq!(found.0, record.0, "{journal} {done:?}"),
+                None => {
+                    let seq = record.number("seq");
+                    let is_named = named.iter().any(|(first, next)| (*first..*next).contains(&seq));
+                    assert!(is_named, "{journal} {done:?}: seq {seq} is gone, named are {named:?}");
+                    lost += 1;
+                }
+            }
+        }
+    }
+    eprintln!(
+        "{journals} damaged journals, all start; of {} records each, {lost} in all lost, each named",
+        written.0.len()
+    );
+    assert!(lost > 0, "nothing was damaged");
+}
+
+/// First and next seq of each range that `weir events` names.
+fn named_ranges(text: &str) -> Vec<(i64, i64)> {
+    let number = |line: &str, name: &str| line.split(name).nth(1)?.split([',', ' ']).next()?.parse().ok();
+    let range = |line: &str| Some((number(line, "first_seq: ")?, number(line, "next_seq: ")?));
+    text.lines().filter(|line| line.contains("is damaged and lost")).filter_map(range).collect()
 }

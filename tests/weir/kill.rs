@@ -8,11 +8,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
+use crate::kafka::asked;
 use crate::rig::origin::Origin;
 use crate::rig::process::{Config, House};
 use crate::rig::records::{Record, Records};
 use crate::rig::{Dice, h2, octets, socket};
 
+/// Full form: `WEIR_KILLS=200`.
 const KILLS: usize = 52;
 
 /// What a client knows of one connection that it opened.
@@ -185,14 +187,15 @@ fn http2(wire: &mut Wire, dice: &mut Dice) -> Option<()> {
 #[test]
 fn fifty_kills_under_load_lose_no_byte_and_count_none_twice() {
     let house = MixedLoad::new("");
+    let kills = asked("WEIR_KILLS", KILLS);
     let started = Instant::now();
-    let known = house.kills(KILLS, Duration::from_millis(110), |_| {});
+    let known = house.kills(kills, Duration::from_millis(110), |_| {});
     // One more start recovers the last, and ends well.
     house.house.run(&[]).stop();
-    eprintln!("{KILLS} kills in {:?}", started.elapsed());
+    eprintln!("{kills} kills in {:?}", started.elapsed());
     let records = house.house.records();
     records.assert_lawful();
-    assert_against_clients(&records, &known, KILLS);
+    assert_against_clients(&records, &known, kills);
 }
 
 /// A house under load of every kind.

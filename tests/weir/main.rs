@@ -9,6 +9,8 @@
 mod accounting;
 mod architecture;
 mod attribution;
+mod clock;
+mod disk;
 mod ip;
 mod journal;
 mod kafka;

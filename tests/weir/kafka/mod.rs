@@ -24,7 +24,7 @@ use crate::rig::records::Records;
 use crate::rig::until;
 
 /// A whole number from the environment: how long the full form of a test is.
-fn asked(name: &str, short: usize) -> usize {
+pub fn asked(name: &str, short: usize) -> usize {
     std::env::var(name).map_or(short, |text| text.parse().expect("a whole number"))
 }
 

@@ -9,6 +9,7 @@ pub mod origin;
 pub mod postgres;
 pub mod process;
 pub mod records;
+pub mod shim;
 pub mod socket;
 pub mod tls;
 
