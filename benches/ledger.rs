@@ -96,10 +96,10 @@ fn messages(node: usize, records: usize) -> Vec<Vec<u8>> {
 /// CPU time of all threads of this process.
 fn cpu() -> Duration {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<u64> =
+    let fields: Vec<i64> =
         stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|field| field.parse().ok()).collect();
     // Behind the name and the state: utime and stime are the 14th and 15th field, in ticks of 10 ms.
-    Duration::from_millis((fields[10] + fields[11]) * 10)
+    Duration::from_millis(u64::try_from((fields[10] + fields[11]) * 10).unwrap())
 }
 
 fn report(name: &str, records: usize, wall: Duration, cpu: Duration) {

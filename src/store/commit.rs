@@ -6,21 +6,24 @@ use super::batch::Batch;
 use super::rows::{Gap, ItemRow, Move, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow, Usage};
 use super::{Error, Store, failed};
 
-/// Rows of one INSERT; each size is a statement that is prepared once.
-const ROWS: [usize; 3] = [256, 32, 1];
+/// Rows of one INSERT; each size is a statement that is prepared once. A server is asked as seldom as possible; SQLite looks a
+/// parameter's name up among all of the statement's, so that many at once cost more than they save.
+const SERVER_ROWS: &[usize] = &[256, 32, 1];
+const SQLITE_ROWS: &[usize] = &[16, 1];
 
 impl Store {
     /// Writes all of it, or nothing. [`Error::Fenced`]: it was made from what is no longer so.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let mut to = self.begin().await?;
+        let rows = if self.is_sqlite { SQLITE_ROWS } else { SERVER_ROWS };
         // Each step may be the last that a dying process makes: without the commit at the end none of them happened.
         self.step(moves(&mut to, &batch.moves).await)?;
         self.step(fence(&mut to, batch).await)?;
         self.step(streams(&mut to, &batch.streams).await)?;
-        self.step(gaps(&mut to, batch).await)?;
-        self.step(items(&mut to, &batch.items).await)?;
+        self.step(gaps(&mut to, batch, rows).await)?;
+        self.step(items(&mut to, &batch.items, rows).await)?;
         self.step(series(&mut to, &batch.series).await)?;
-        self.step(usage(&mut to, &batch.usage).await)?;
+        self.step(usage(&mut to, &batch.usage, rows).await)?;
         self.step(quarantine(&mut to, &batch.quarantine).await)?;
         to.commit().await.map_err(failed("commit a batch"))?;
         // Here everything is there, but whoever asked does not know it yet.
@@ -124,7 +127,7 @@ async fn streams(to: &mut To, streams: &[StreamRow]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn gaps(to: &mut To, batch: &Batch) -> Result<(), Error> {
+async fn gaps(to: &mut To, batch: &Batch, rows: &'static [usize]) -> Result<(), Error> {
     for Gap { place, first_seq, .. } in &batch.gaps_gone {
         sqlx::query("DELETE FROM gaps WHERE node = $1 AND epoch = $2 AND shard = $3 AND first_seq = $4")
             .bind(place.node.clone())
@@ -136,7 +139,7 @@ async fn gaps(to: &mut To, batch: &Batch) -> Result<(), Error> {
             .map_err(failed("close a gap"))?;
     }
     let columns = ["node", "epoch", "shard", "first_seq", "next_seq", "cause", "from_us", "to_us"];
-    let inserts = Inserts::new("gaps", &columns, "");
+    let inserts = Inserts::new(rows, "gaps", &columns, "");
     for (gaps, sql) in inserts.of(&batch.gaps) {
         let mut query = sqlx::query(sql);
         for gap in gaps {
@@ -155,7 +158,7 @@ async fn gaps(to: &mut To, batch: &Batch) -> Result<(), Error> {
     Ok(())
 }
 
-async fn items(to: &mut To, items: &[(String, Option<ItemRow>)]) -> Result<(), Error> {
+async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], rows: &'static [usize]) -> Result<(), Error> {
     for (id, _) in items.iter().filter(|(_, row)| row.is_none()) {
         sqlx::query("DELETE FROM items WHERE id = $1")
             .bind(id.clone())
@@ -176,6 +179,7 @@ async fn items(to: &mut To, items: &[(String, Option<ItemRow>)]) -> Result<(), E
         "state",
     ];
     let inserts = Inserts::new(
+        rows,
         "items",
         &columns,
         " ON CONFLICT (id) DO UPDATE SET account = excluded.account, missing_received_bytes = excluded.missing_received_bytes, \
@@ -229,12 +233,12 @@ async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn usage(to: &mut To, usage: &[Usage]) -> Result<(), Error> {
+async fn usage(to: &mut To, usage: &[Usage], rows: &'static [usize]) -> Result<(), Error> {
     let mut columns = vec!["series", "hour"];
     columns.extend(SUM_COLUMNS);
     let sums: Vec<String> = SUM_COLUMNS.iter().map(|name| format!("{name} = usage.{name} + excluded.{name}")).collect();
     let suffix = format!(" ON CONFLICT (series, hour) DO UPDATE SET {}", sums.join(", "));
-    let inserts = Inserts::new("usage", &columns, &suffix);
+    let inserts = Inserts::new(rows, "usage", &columns, &suffix);
     for (rows, sql) in inserts.of(usage) {
         let mut query = sqlx::query(sql);
         for row in rows {
@@ -272,7 +276,7 @@ struct Inserts {
 }
 
 impl Inserts {
-    fn new(table: &str, columns: &[&str], suffix: &str) -> Self {
+    fn new(sizes: &[usize], table: &str, columns: &[&str], suffix: &str) -> Self {
         let statement = |rows: usize| {
             let row = |row: usize| {
                 let places: Vec<String> =
@@ -282,7 +286,7 @@ impl Inserts {
             let values: Vec<String> = (0..rows).map(row).collect();
             format!("INSERT INTO {table} ({}) VALUES {}{suffix}", columns.join(", "), values.join(", "))
         };
-        Self { statements: ROWS.map(|rows| (rows, statement(rows))).to_vec() }
+        Self { statements: sizes.iter().map(|rows| (*rows, statement(*rows))).collect() }
     }
 
     /// The rows in pieces, each with its statement.

@@ -33,7 +33,11 @@ fn within_budget(path: &Path) -> Result<Table, String> {
     );
     let plan: Plan = toml::from_str(&plan).unwrap();
     let (done, wait) = mpsc::channel();
-    std::thread::spawn(move || done.send(compile(&plan, time(0)).map_err(|error| chain(&error))));
+    std::thread::spawn(move || {
+        let compiled = compile(&plan, time(0)).map_err(|error| chain(&error));
+        // Nobody listens any more once the time is over.
+        drop(done.send(compiled));
+    });
     wait.recv_timeout(HANG).unwrap_or_else(|_| panic!("{}: no end", path.display()))
 }
 

@@ -26,6 +26,18 @@ const WRONG: &[(&str, &str, &str)] = &[
         "",
         "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy, ledger, meters",
     ),
+    (
+        "",
+        "[ledger]\ndatabase = \"mysql://host/db\"",
+        "weir.toml:7:12: ledger.database: is no address of a PostgreSQL server; write postgres://user:password@host/database",
+    ),
+    (
+        "",
+        "[[meters]]\nname = \"egress\"\ncolumn = \"sent_ackd_bytes\"",
+        "weir.toml:8:10: meters.egress.column: \"sent_ackd_bytes\" is not known; did you mean \"sent_acked_bytes\"? Known: \
+         received_body_bytes, received_app_bytes, received_wire_bytes, sent_body_bytes, sent_app_bytes, sent_wire_bytes, \
+         sent_acked_bytes, upstream_sent_bytes, upstream_received_bytes, requests, sessions, session_seconds",
+    ),
     ("[log]\nformt = \"text\"", "", "weir.toml:2:1: log.formt: unknown key; did you mean `format`?"),
     ("node = 5", "", "weir.toml:1:8: node: 5 is not text; write it in quotes"),
     ("node = \"\"", "", "weir.toml:1:8: node: \"\" cannot be used; write 1 to 128 bytes without control characters"),
