@@ -67,7 +67,7 @@ fn main() {
         "\n{:<36} {:>14} {:>14} {:>12}",
         "ns a look-up (rate / wait)", "IPv4 uniform", "IPv6 uniform", "Zipf stream"
     );
-    let mut row = |name: &str, look_up: &mut dyn FnMut(IpAddr) -> u32| {
+    let row = |name: &str, look_up: &mut dyn FnMut(IpAddr) -> u32| {
         let (v4, v6) = (measure(&uniform4, look_up), measure(&uniform6, look_up));
         let zipf = stream(&table, look_up);
         println!("{name:<36} {:>6.1} /{:>6.1} {:>6.1} /{:>6.1} {zipf:>12.1}", v4.0, v4.1, v6.0, v6.1);
