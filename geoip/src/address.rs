@@ -196,8 +196,7 @@ pub(crate) fn scopes(family: Family) -> Steps {
         .iter()
         .filter_map(|(network, scope)| Some(Range::of(network.parse().ok()?, *scope as u32, 0)))
         .collect();
-    // Networks cannot overlap other than by nesting.
-    flatten(family, ranges, |_, own| own).unwrap_or_else(|_| Steps::new(family))
+    flatten(family, ranges, |_, own| own)
 }
 
 /// The scope of a network none of whose addresses can have a country.

@@ -84,7 +84,7 @@ pub(crate) fn read(input: &Input, at: i64, words: &mut Vocabulary) -> Result<Lab
     for (name, origin) in origins {
         let mut facts = facts(&name, "labels", &[input]);
         facts.rows = origin.rows;
-        let answers = Answers::of(&input.path, origin.ranges4, origin.ranges6, origin.answers, words)?;
+        let answers = Answers::of(origin.ranges4, origin.ranges6, origin.answers, words);
         labels.push(Labels { facts, answers, of_asn: origin.of_asn });
     }
     Ok(LabelFile { labels, changes_at })

@@ -1,6 +1,7 @@
 //! CSV of ranges (`start,end,country`) or networks (`cidr,asn,as_org`), as vendors and registries publish them.
 //!
-//! Addresses may be written as numbers. Ranges may be in any order and inside one another; two that cross are an error.
+//! Addresses may be written as numbers. Ranges may be in any order and inside one another; of two
+//! that cross the one that begins later holds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -52,7 +53,7 @@ pub(crate) fn read(input: &Input, source: &Source, words: &mut Vocabulary) -> Re
     }
     drop(known);
     let [ranges4, ranges6] = ranges;
-    Ok((Answers::of(&input.path, ranges4, ranges6, answers, words)?, rows))
+    Ok((Answers::of(ranges4, ranges6, answers, words), rows))
 }
 
 /// Whether the first line names columns instead of a range; it must if the plan does not.
