@@ -192,10 +192,8 @@ pub(crate) fn scopes(family: Family) -> Steps {
         Family::V4 => SPECIAL_V4,
         Family::V6 => SPECIAL_V6,
     };
-    let ranges = special
-        .iter()
-        .filter_map(|(network, scope)| Some(Range::of(network.parse().ok()?, *scope as u32, 0)))
-        .collect();
+    let ranges =
+        special.iter().filter_map(|(network, scope)| Some(Range::of(network.parse().ok()?, *scope as u32))).collect();
     flatten(family, ranges, |_, own| own)
 }
 

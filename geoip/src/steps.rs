@@ -44,19 +44,18 @@ pub(crate) fn address(family: Family, number: u128) -> IpAddr {
     }
 }
 
-/// Addresses `start..=end` have a value; `line` says where that was read.
+/// Addresses `start..=end` have a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range {
     pub(crate) start: u128,
     pub(crate) end: u128,
     pub(crate) value: u32,
-    pub(crate) line: u32,
 }
 
 impl Range {
     /// All addresses of a network.
-    pub(crate) fn of(network: IpNet, value: u32, line: u32) -> Range {
-        Range { start: number(network.network()), end: number(network.broadcast()), value, line }
+    pub(crate) fn of(network: IpNet, value: u32) -> Range {
+        Range { start: number(network.network()), end: number(network.broadcast()), value }
     }
 }
 
@@ -162,7 +161,7 @@ mod tests {
     use super::*;
 
     fn range(network: &str, value: u32) -> Range {
-        Range::of(network.parse().unwrap(), value, value)
+        Range::of(network.parse().unwrap(), value)
     }
 
     fn all(steps: &Steps) -> Vec<(u128, u32)> {
@@ -197,7 +196,7 @@ mod tests {
 
     #[test]
     fn of_ranges_that_cross_the_later_one_holds() {
-        let range = |start, end, value| Range { start, end, value, line: 0 };
+        let range = |start, end, value| Range { start, end, value };
         let crossing = vec![range(0, 30, 1), range(2, 10, 2), range(5, 15, 3)];
         let steps = flatten(Family::V4, crossing, |_, own| own);
         assert_eq!(all(&steps), [(0, 1), (2, 2), (5, 3), (16, 1), (31, 0)]);

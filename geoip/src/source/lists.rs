@@ -188,7 +188,7 @@ impl Rows<'_> {
         labels.sort_unstable();
         let labels = self.words.label_sets.intern(&labels);
         self.answers.push(Answer { labels, ..Answer::default() });
-        let range = Range::of(network, self.answers.len() as u32 - 1, line as u32);
+        let range = Range::of(network, self.answers.len() as u32 - 1);
         self.ranges[usize::from(network.addr().is_ipv6())].push(range);
         Ok(())
     }

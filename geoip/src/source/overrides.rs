@@ -73,7 +73,7 @@ pub(crate) fn read(input: &Input, words: &mut Vocabulary) -> Result<Overrides, E
         rows_read += 1;
         values.push(own);
         let family = usize::from(network.addr().is_ipv6());
-        ranges[family].push(Range::of(network, values.len() as u32 - 1, line as u32));
+        ranges[family].push(Range::of(network, values.len() as u32 - 1));
         Ok(())
     })?;
     let mut inside = |outer: u32, inner: u32| {

@@ -48,7 +48,7 @@ pub(crate) fn read(input: &Input, source: &Source, words: &mut Vocabulary) -> Re
             answers.push(answer);
             answers.len() as u32 - 1
         });
-        let range = Range { start: number(start), end: number(end), value, line: line as u32 };
+        let range = Range { start: number(start), end: number(end), value };
         ranges[usize::from(start.is_ipv6())].push(range);
     }
     drop(known);
