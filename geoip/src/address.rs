@@ -192,12 +192,9 @@ pub(crate) fn scopes(family: Family) -> Steps {
         Family::V4 => SPECIAL_V4,
         Family::V6 => SPECIAL_V6,
     };
-    let ranges = special
-        .iter()
-        .filter_map(|(network, scope)| Some(Range::of(network.parse().ok()?, *scope as u32, 0)))
-        .collect();
-    // Networks cannot overlap other than by nesting.
-    flatten(family, ranges, |_, own| own).unwrap_or_else(|_| Steps::new(family))
+    let ranges =
+        special.iter().filter_map(|(network, scope)| Some(Range::of(network.parse().ok()?, *scope as u32))).collect();
+    flatten(family, ranges, |_, own| own)
 }
 
 /// The scope of a network none of whose addresses can have a country.

@@ -82,16 +82,6 @@ pub enum Error {
         /// Why.
         source: serde_json::Error,
     },
-    /// Two ranges of one file overlap and neither is inside the other.
-    #[error("{}: the ranges in lines {first} and {second} cross", path.display())]
-    Crossing {
-        /// The file.
-        path: PathBuf,
-        /// Line of the one.
-        first: u32,
-        /// Line of the other.
-        second: u32,
-    },
     /// Two accounts have the same network at the same time.
     #[error("{}: lines {first} and {second} give {network} to different accounts at the same time", path.display())]
     TwoAccounts {
@@ -150,7 +140,7 @@ impl Error {
             Error::Write { .. } => "write",
             Error::Snapshot { .. } => "snapshot",
             Error::Changing { .. } => "changing",
-            Error::CutShort { .. } | Error::Line { .. } | Error::Crossing { .. } | Error::TwoAccounts { .. } => "text",
+            Error::CutShort { .. } | Error::Line { .. } | Error::TwoAccounts { .. } => "text",
             Error::Mmdb { .. } | Error::Value { .. } => "database",
             Error::Json { .. } => "json",
             Error::Plan { .. } => "plan",
@@ -172,7 +162,6 @@ impl Error {
             | Error::Mmdb { path, .. }
             | Error::Value { path, .. }
             | Error::Json { path, .. }
-            | Error::Crossing { path, .. }
             | Error::TwoAccounts { path, .. } => Some(path),
             Error::Plan { .. } | Error::Budget { .. } | Error::Canary { .. } | Error::Coverage { .. } => None,
         }

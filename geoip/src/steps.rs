@@ -44,27 +44,19 @@ pub(crate) fn address(family: Family, number: u128) -> IpAddr {
     }
 }
 
-/// Addresses `start..=end` have a value; `line` says where that was read.
+/// Addresses `start..=end` have a value.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Range {
     pub(crate) start: u128,
     pub(crate) end: u128,
     pub(crate) value: u32,
-    pub(crate) line: u32,
 }
 
 impl Range {
     /// All addresses of a network.
-    pub(crate) fn of(network: IpNet, value: u32, line: u32) -> Range {
-        Range { start: number(network.network()), end: number(network.broadcast()), value, line }
+    pub(crate) fn of(network: IpNet, value: u32) -> Range {
+        Range { start: number(network.network()), end: number(network.broadcast()), value }
     }
-}
-
-/// Two ranges that overlap without one being inside the other, by their lines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Crossing {
-    pub(crate) first: u32,
-    pub(crate) second: u32,
 }
 
 /// Steps of one family; value 0 means that nothing is known. Ascending, neighbours differ.
@@ -134,12 +126,9 @@ impl Steps {
 }
 
 /// Nested ranges become steps: where one is inside another the value is `inside(outer value, inner value)`.
-/// Of two equal ranges the later one is the inner.
-pub(crate) fn flatten(
-    family: Family,
-    mut ranges: Vec<Range>,
-    mut inside: impl FnMut(u32, u32) -> u32,
-) -> Result<Steps, Crossing> {
+/// Of two equal ranges the later one is the inner. Where two cross, as vendors' ranges do, the one that begins later
+/// holds, and the other ends there.
+pub(crate) fn flatten(family: Family, mut ranges: Vec<Range>, mut inside: impl FnMut(u32, u32) -> u32) -> Steps {
     // Outer before inner; the sort is stable, so equal ranges stay in the order of their lines.
     ranges.sort_by(|a, b| a.start.cmp(&b.start).then(b.end.cmp(&a.end)));
     let mut steps = Steps::new(family);
@@ -147,17 +136,15 @@ pub(crate) fn flatten(
     for range in ranges {
         close(&mut open, &mut steps, Some(range.start), family);
         let mut range = range;
+        while open.pop_if(|outer| outer.end < range.end).is_some() {}
         if let Some(outer) = open.last() {
-            if range.end > outer.end {
-                return Err(Crossing { first: outer.line, second: range.line });
-            }
             range.value = inside(outer.value, range.value);
         }
         steps.push(range.start, range.value);
         open.push(range);
     }
     close(&mut open, &mut steps, None, family);
-    Ok(steps)
+    steps
 }
 
 /// Ends the ranges that end before `before`; the value is again that of the range around.
@@ -174,7 +161,7 @@ mod tests {
     use super::*;
 
     fn range(network: &str, value: u32) -> Range {
-        Range::of(network.parse().unwrap(), value, value)
+        Range::of(network.parse().unwrap(), value)
     }
 
     fn all(steps: &Steps) -> Vec<(u128, u32)> {
@@ -184,7 +171,7 @@ mod tests {
     #[test]
     fn the_longest_prefix_decides_and_the_outer_one_returns() {
         let ranges = vec![range("10.0.0.0/8", 1), range("10.1.0.0/16", 2), range("10.1.1.0/24", 3)];
-        let steps = flatten(Family::V4, ranges, |_, own| own).unwrap();
+        let steps = flatten(Family::V4, ranges, |_, own| own);
         let expected: [(u128, u32); 6] = [
             (0x0a00_0000, 1),
             (0x0a01_0000, 2),
@@ -200,25 +187,25 @@ mod tests {
 
     #[test]
     fn a_range_to_the_last_address_has_no_end() {
-        let steps = flatten(Family::V4, vec![range("255.0.0.0/8", 1)], |_, own| own).unwrap();
+        let steps = flatten(Family::V4, vec![range("255.0.0.0/8", 1)], |_, own| own);
         assert_eq!(all(&steps), [(0xff00_0000, 1)]);
-        let steps = flatten(Family::V6, vec![range("::/0", 1), range("ff00::/8", 2)], |_, own| own).unwrap();
+        let steps = flatten(Family::V6, vec![range("::/0", 1), range("ff00::/8", 2)], |_, own| own);
         assert_eq!(steps.at(u128::MAX), 2);
         assert_eq!(steps.at(0), 1);
     }
 
     #[test]
-    fn ranges_that_cross_are_named() {
-        let crossing =
-            vec![Range { start: 0, end: 10, value: 1, line: 7 }, Range { start: 5, end: 15, value: 2, line: 9 }];
-        let error = flatten(Family::V4, crossing, |_, own| own).unwrap_err();
-        assert_eq!(error, Crossing { first: 7, second: 9 });
+    fn of_ranges_that_cross_the_later_one_holds() {
+        let range = |start, end, value| Range { start, end, value };
+        let crossing = vec![range(0, 30, 1), range(2, 10, 2), range(5, 15, 3)];
+        let steps = flatten(Family::V4, crossing, |_, own| own);
+        assert_eq!(all(&steps), [(0, 1), (2, 2), (5, 3), (16, 1), (31, 0)]);
     }
 
     #[test]
     fn inner_and_outer_can_be_joined() {
         let ranges = vec![range("10.0.0.0/8", 1), range("10.1.0.0/16", 2), range("10.1.0.0/16", 4)];
-        let steps = flatten(Family::V4, ranges, |outer, own| outer | own).unwrap();
+        let steps = flatten(Family::V4, ranges, |outer, own| outer | own);
         assert_eq!(steps.at(0x0a01_0000), 7);
         assert_eq!(steps.at(0x0a02_0000), 1);
     }

@@ -77,9 +77,8 @@ pub(crate) fn read(
     facts.rows = all.len() as u64;
     let steps = |family: Family| {
         let valid = all.iter().filter(|row| Family::of(row.network.addr()) == family && row.holds(at));
-        let ranges = valid.map(|row| Range::of(row.network, row.value, row.line as u32)).collect();
-        // Networks nest and never cross.
-        flatten(family, ranges, |_, own| own).unwrap_or_else(|_| Steps::new(family))
+        let ranges = valid.map(|row| Range::of(row.network, row.value)).collect();
+        flatten(family, ranges, |_, own| own)
     };
     Ok(Accounts { facts, v4: steps(Family::V4), v6: steps(Family::V6), changes_at })
 }

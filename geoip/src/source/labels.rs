@@ -41,7 +41,7 @@ pub(crate) fn read(input: &Input, at: i64, words: &mut Vocabulary) -> Result<Lab
     let stem = input.path.file_stem().map_or_else(|| "labels".to_owned(), |stem| stem.to_string_lossy().into_owned());
     let mut origins: BTreeMap<String, Origin> = BTreeMap::new();
     let mut changes_at: Option<i64> = None;
-    rows(input, "cidr", |fields, line| {
+    rows(input, "cidr", |fields, _| {
         let (Some(subject), Some(label), 2..=4) = (fields.get(0), fields.get(1), fields.len()) else {
             return Err("a row is cidr|asn:N,label,expires,source".to_owned());
         };
@@ -75,7 +75,7 @@ pub(crate) fn read(input: &Input, at: i64, words: &mut Vocabulary) -> Result<Lab
                 origin.answers.push(Answer::default());
             }
             origin.answers.push(Answer { labels: set, ..Answer::default() });
-            let range = Range::of(network, origin.answers.len() as u32 - 1, line as u32);
+            let range = Range::of(network, origin.answers.len() as u32 - 1);
             if network.addr().is_ipv4() { origin.ranges4.push(range) } else { origin.ranges6.push(range) }
         }
         Ok(())
@@ -84,7 +84,7 @@ pub(crate) fn read(input: &Input, at: i64, words: &mut Vocabulary) -> Result<Lab
     for (name, origin) in origins {
         let mut facts = facts(&name, "labels", &[input]);
         facts.rows = origin.rows;
-        let answers = Answers::of(&input.path, origin.ranges4, origin.ranges6, origin.answers, words)?;
+        let answers = Answers::of(origin.ranges4, origin.ranges6, origin.answers, words);
         labels.push(Labels { facts, answers, of_asn: origin.of_asn });
     }
     Ok(LabelFile { labels, changes_at })

@@ -140,7 +140,7 @@ pub(crate) fn read(input: &Input, kind: Kind, words: &mut Vocabulary) -> Result<
     let Rows { answers, ranges, .. } = rows;
     let rows = answers.len() as u64 - 1;
     let [ranges4, ranges6] = ranges;
-    Ok(List { answers: Answers::of(&input.path, ranges4, ranges6, answers, words)?, rows, build_epoch })
+    Ok(List { answers: Answers::of(ranges4, ranges6, answers, words), rows, build_epoch })
 }
 
 /// Cloudflare publishes its list without an end of its last line.
@@ -188,7 +188,7 @@ impl Rows<'_> {
         labels.sort_unstable();
         let labels = self.words.label_sets.intern(&labels);
         self.answers.push(Answer { labels, ..Answer::default() });
-        let range = Range::of(network, self.answers.len() as u32 - 1, line as u32);
+        let range = Range::of(network, self.answers.len() as u32 - 1);
         self.ranges[usize::from(network.addr().is_ipv6())].push(range);
         Ok(())
     }

@@ -118,12 +118,11 @@ impl Answers {
     /// Of ranges of both families whose values are positions in `answers`. Inside another range only the inner counts;
     /// its labels add to those of the outer where `labels` says so.
     pub(crate) fn of(
-        path: &Path,
         ranges4: Vec<Range>,
         ranges6: Vec<Range>,
         mut answers: Vec<Answer>,
         words: &mut Vocabulary,
-    ) -> Result<Answers, Error> {
+    ) -> Answers {
         let mut inside = |outer: u32, inner: u32| {
             let outer = answers.get(outer as usize).map_or(0, |answer| answer.labels);
             let Some(answer) = answers.get(inner as usize).copied() else { return inner };
@@ -134,14 +133,9 @@ impl Answers {
             answers.push(Answer { labels, ..answer });
             answers.len() as u32 - 1
         };
-        let crossing = |crossing: crate::steps::Crossing| Error::Crossing {
-            path: path.to_path_buf(),
-            first: crossing.first,
-            second: crossing.second,
-        };
-        let v4 = flatten(Family::V4, ranges4, &mut inside).map_err(crossing)?;
-        let v6 = flatten(Family::V6, ranges6, &mut inside).map_err(crossing)?;
-        Ok(Answers { v4, v6, answers })
+        let v4 = flatten(Family::V4, ranges4, &mut inside);
+        let v6 = flatten(Family::V6, ranges6, &mut inside);
+        Answers { v4, v6, answers }
     }
 
     /// What is said of one address.

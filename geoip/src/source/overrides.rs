@@ -73,7 +73,7 @@ pub(crate) fn read(input: &Input, words: &mut Vocabulary) -> Result<Overrides, E
         rows_read += 1;
         values.push(own);
         let family = usize::from(network.addr().is_ipv6());
-        ranges[family].push(Range::of(network, values.len() as u32 - 1, line as u32));
+        ranges[family].push(Range::of(network, values.len() as u32 - 1));
         Ok(())
     })?;
     let mut inside = |outer: u32, inner: u32| {
@@ -83,9 +83,8 @@ pub(crate) fn read(input: &Input, words: &mut Vocabulary) -> Result<Overrides, E
         values.len() as u32 - 1
     };
     let [ranges4, ranges6] = ranges;
-    // Networks nest and never cross.
-    let v4 = flatten(Family::V4, ranges4, &mut inside).unwrap_or_else(|_| Steps::new(Family::V4));
-    let v6 = flatten(Family::V6, ranges6, &mut inside).unwrap_or_else(|_| Steps::new(Family::V6));
+    let v4 = flatten(Family::V4, ranges4, &mut inside);
+    let v6 = flatten(Family::V6, ranges6, &mut inside);
     let mut facts = facts("overrides", "overrides", &[input]);
     facts.rows = rows_read;
     Ok(Overrides { facts, v4, v6, values })

@@ -1,6 +1,7 @@
 //! CSV of ranges (`start,end,country`) or networks (`cidr,asn,as_org`), as vendors and registries publish them.
 //!
-//! Addresses may be written as numbers. Ranges may be in any order and inside one another; two that cross are an error.
+//! Addresses may be written as numbers. Ranges may be in any order and inside one another; of two
+//! that cross the one that begins later holds.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -47,12 +48,12 @@ pub(crate) fn read(input: &Input, source: &Source, words: &mut Vocabulary) -> Re
             answers.push(answer);
             answers.len() as u32 - 1
         });
-        let range = Range { start: number(start), end: number(end), value, line: line as u32 };
+        let range = Range { start: number(start), end: number(end), value };
         ranges[usize::from(start.is_ipv6())].push(range);
     }
     drop(known);
     let [ranges4, ranges6] = ranges;
-    Ok((Answers::of(&input.path, ranges4, ranges6, answers, words)?, rows))
+    Ok((Answers::of(ranges4, ranges6, answers, words), rows))
 }
 
 /// Whether the first line names columns instead of a range; it must if the plan does not.
