@@ -8,7 +8,6 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 struct Cluster {
-    directory: PathBuf,
     port: u16,
 }
 
@@ -46,6 +45,7 @@ fn start() -> Option<Cluster> {
         eprintln!("ledger: tests run on SQLite alone: no PostgreSQL, or WEIR_POSTGRES=off");
         return None;
     }
+    sweep();
     let directory = std::env::temp_dir().join(format!("weir-postgres-{}", std::process::id()));
     std::fs::create_dir_all(&directory).unwrap();
     let data = directory.join("data");
@@ -83,7 +83,7 @@ fn start() -> Option<Cluster> {
         assert!(Instant::now() < deadline, "PostgreSQL does not start: {}", log());
         std::thread::sleep(Duration::from_millis(50));
     }
-    Some(Cluster { directory, port })
+    Some(Cluster { port })
 }
 
 fn is_ready(port: u16) -> bool {
@@ -107,8 +107,14 @@ fn command(program: &Path, is_root: bool) -> Command {
     command
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        std::fs::remove_dir_all(&self.directory).unwrap_or_default();
+/// What earlier test processes left: they ended without a word.
+fn sweep() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let pid =
+            name.to_str().and_then(|name| name.strip_prefix("weir-postgres-")).and_then(|pid| pid.parse::<u32>().ok());
+        if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            std::fs::remove_dir_all(entry.path()).unwrap_or_default();
+        }
     }
 }
