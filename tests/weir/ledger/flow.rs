@@ -58,7 +58,7 @@ fn tamper(database: &str) {
 #[test]
 fn a_sidecar_killed_again_and_again_is_counted_as_its_records_say() {
     let load = MixedLoad::new("kind = \"none\"\n");
-    load.kills(4, Duration::from_millis(600), |house| read_all(house));
+    load.kills(4, Duration::from_millis(600), read_all);
     load.house.run(&[]).stop();
     read_all(&load.house);
     assert_is(&load.house, &load.house.records());
