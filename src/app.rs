@@ -29,7 +29,7 @@ use crate::event::Losses;
 use crate::handover::{self, Sockets};
 use crate::journal::{Budget, EpochDir, Keeper, Options, Shared, StateDir, Writer};
 use crate::metrics::{Metrics, metrics};
-use crate::proxy::{self, Node, Setup, close_estate};
+use crate::proxy::{Node, Setup, close_estate};
 use crate::shipper::{Shipper, Source};
 
 /// How long brokers may take to answer `weir check --sink`.
@@ -176,28 +176,15 @@ impl App {
         }
     }
 
-    /// An epoch in which nothing was measured goes: a process that starts and dies again and again fills no disk.
     fn take_over(&self, epoch: EpochDir) -> Result<(), crate::journal::Error> {
-        let (mut shards, mut is_idle) = (Vec::new(), true);
+        let epoch = Arc::new(epoch);
         for shard in epoch.shards()? {
             match self.take_over_shard(&epoch, shard) {
-                Ok(shared) => {
-                    is_idle = is_idle && proxy::is_idle(shared.directory())?;
-                    shards.push(shared);
-                }
+                Ok(shared) => self.shipper.add(Source { shared, dead: Some(epoch.clone()) }),
                 Err(error) => {
-                    is_idle = false;
                     warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
                 }
             }
-        }
-        if is_idle {
-            drop(shards);
-            return epoch.remove();
-        }
-        let epoch = Arc::new(epoch);
-        for shared in shards {
-            self.shipper.add(Source { shared, dead: Some(epoch.clone()) });
         }
         Ok(())
     }

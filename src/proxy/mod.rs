@@ -45,6 +45,6 @@ pub use kernel::{TcpCounts, tcp_counts};
 pub use listener::accept;
 pub use node::{Node, SessionRow};
 pub use recorder::{Facts, Measured, Recorder, Verdict};
-pub use recovery::{close_estate, is_idle};
+pub use recovery::close_estate;
 pub use setup::{Error as SetupError, Setup};
 pub use worker::{Worker, spawn};

@@ -3,7 +3,6 @@
 //! Killed half-way, it is simply run again: a close that was published is known by its slot.
 
 use std::collections::HashMap;
-use std::path::Path;
 
 use bytes::Bytes;
 use prost::Message;
@@ -13,7 +12,7 @@ use super::recorder::{Facts, Measured, Recorder, Verdict, totals_of, verdict};
 use crate::clock::Clock;
 use crate::event::{End, Kind, Phase, UsageRecord};
 use crate::ids::IdSource;
-use crate::journal::{Cursor, Entry, OpenSlot, Reader, Recovery, SlotKind, Writer};
+use crate::journal::{OpenSlot, Recovery, SlotKind, Writer};
 use crate::metrics::Metrics;
 
 /// Closes everything that a dead shard left open.
@@ -50,21 +49,6 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     if records > 0 {
         info!(epoch = shared.epoch(), shard = shared.shard(), records, "closed what a dead process had left open");
     }
-}
-
-/// Whether a closed shard says nothing but that its process was there, and nothing of it was shipped.
-pub fn is_idle(shard_directory: &Path) -> Result<bool, crate::journal::Error> {
-    if Cursor::peek(shard_directory)? > 0 {
-        return Ok(false);
-    }
-    let mut reader = Reader::open(shard_directory, 0)?;
-    while let Some(entry) = reader.next()? {
-        let Entry::Frame(frame) = entry else { return Ok(false) };
-        if !UsageRecord::decode(frame.payload.as_slice()).is_ok_and(|record| record.kind() == Kind::Node) {
-            return Ok(false);
-        }
-    }
-    Ok(true)
 }
 
 /// A kill may have come when a request had its slot and its session had not counted it yet. Done before any close, so that it is

@@ -137,9 +137,9 @@ fn a_signed_snapshot_is_built_verified_and_compared() {
     let difference = &difference["difference"];
     assert_eq!((&difference["account"]["v4"], &difference["country"]["v4"]), (&Value::from(128), &Value::from(0)));
     assert_eq!(difference["accounts"]["beta"]["v4"], 128);
-    assert!(
-        plan.good(&["geoip", "diff", "old.weirgeo", "new.weirgeo", "--ranges"]).contains("81.2.69.128 - 81.2.69.255")
-    );
+    // Cut wherever the city changes.
+    let ranges = plan.good(&["geoip", "diff", "old.weirgeo", "new.weirgeo", "--ranges"]);
+    assert!(ranges.contains("81.2.69.128 - ") && ranges.contains(" - 81.2.69.255: "), "{ranges}");
     let status = plan.good(&["geoip", "status", "--plan", "geoip.toml"]);
     assert!(status.contains("city") && status.contains("accounts") && status.contains("expired"), "{status}");
 
