@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use weir_geoip::date;
+
 /// Microseconds in an hour: no record spans two.
 pub const HOUR_US: i64 = 3_600_000_000;
 
@@ -50,23 +52,12 @@ pub fn hour_of(at_us: i64) -> i64 {
 
 /// Year, month and day of a time, µs; UTC.
 pub fn date_of(at_us: i64) -> (i64, i64, i64) {
-    // Civil date from days since 1970, in eras of 400 years that begin on the first of March.
-    let days = at_us.div_euclid(DAY_US) + 719_468;
-    let (era, day_of_era) = (days.div_euclid(146_097), days.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    (year_of_era + era * 400 + i64::from(month <= 2), month, day)
+    date::civil(at_us.div_euclid(DAY_US))
 }
 
 /// The first µs of a day, UTC.
 pub fn day_us(year: i64, month: i64, day: i64) -> i64 {
-    // Days from a year that begins in March, so that the leap day is its last.
-    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
-    let leaps = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    (365 * year + leaps + (153 * month + 2) / 5 + day - 1 - 719_468) * DAY_US
+    date::days(year, month, day) * DAY_US
 }
 
 /// RFC 3339 in UTC, to the microsecond.

@@ -11,12 +11,12 @@ use std::process::{Command, Stdio};
 use std::time::SystemTime;
 
 use anyhow::{Context, bail};
-use serde_json::{Value, json};
+use serde_json::json;
 use weir_geoip::{Addresses, Coverage, Record, Table, date, difference, snapshot};
 
 use crate::cli::{GeoipArgs, GeoipCommand, KnowledgeArgs};
 use crate::config::Config;
-use crate::ip::{Knowledge, fetched_plan, judge, plan, table_of};
+use crate::ip::{Knowledge, fetched_plan, judge, plan, print, table_of};
 use crate::screening::Screen;
 
 /// Brings databases through npm's client.
@@ -90,23 +90,13 @@ fn status(table: &Table, as_json: bool) -> anyhow::Result<()> {
     let [v4_bytes, v6_bytes, record_bytes] = table.bytes();
     let mut out = std::io::stdout().lock();
     if as_json {
-        let sources: Vec<Value> = table
-            .sources()
-            .iter()
-            .map(|source| {
-                let mut facts = json!(source);
-                facts["state"] = Value::from(source.state(now).name());
-                facts["age_s"] = Value::from(source.age(now).as_secs());
-                facts
-            })
-            .collect();
         let line = json!({
             "id": table.id(), "geo_epoch": table.geo_epoch(), "accounts_version": table.accounts_version(),
             "valid_from": table.facts().valid_from, "changes_at": table.facts().changes_at,
             "records": table.records(), "v4_bytes": v4_bytes, "v6_bytes": v6_bytes, "record_bytes": record_bytes,
             "country_v4": coverage.country[0], "country_v6": coverage.country[1], "asn_v4": coverage.asn[0],
             "asn_v6": coverage.asn[1], "account_v4": coverage.account[0], "account_v6": coverage.account[1],
-            "sources": sources,
+            "sources": print::sources(table, now),
         });
         writeln!(out, "{line}")?;
         return Ok(());

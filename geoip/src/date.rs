@@ -1,7 +1,7 @@
-//! Times as text: RFC 3339 to the second, or a date alone.
+//! The calendar, and times as text: RFC 3339 to the second, or a date alone.
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar (Howard Hinnant's algorithm).
-fn days(year: i64, month: i64, day: i64) -> i64 {
+pub fn days(year: i64, month: i64, day: i64) -> i64 {
     let year = if month <= 2 { year - 1 } else { year };
     let era = year.div_euclid(400);
     let of_era = year.rem_euclid(400);
@@ -10,7 +10,7 @@ fn days(year: i64, month: i64, day: i64) -> i64 {
 }
 
 /// Year, month, day of a day since 1970.
-fn civil(days: i64) -> (i64, i64, i64) {
+pub fn civil(days: i64) -> (i64, i64, i64) {
     let shifted = days + 719_468;
     let era = shifted.div_euclid(146_097);
     let of_era = shifted.rem_euclid(146_097);

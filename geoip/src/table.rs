@@ -55,14 +55,7 @@ impl Table4 {
     fn position(&self, address: u32) -> usize {
         let root = (address >> (32 - ROOT4_BITS)) as usize;
         let key = address as u16;
-        let mut base = self.roots[root] as usize - 1;
-        let mut len = self.roots[root + 1] as usize - base;
-        while len > 1 {
-            let half = len / 2;
-            base = if self.keys[base + half] <= key { base + half } else { base };
-            len -= half;
-        }
-        base
+        search(&self.roots, &self.keys, root, key)
     }
 
     /// The first address of the step at this position.
@@ -118,14 +111,7 @@ impl Table6 {
         let cell = (address >> CELL6_BITS) as u64;
         let root = (cell >> 32) as usize & ((1 << ROOT6_BITS) - 1);
         let key = cell as u32;
-        let mut base = self.roots[root] as usize - 1;
-        let mut len = self.roots[root + 1] as usize - base;
-        while len > 1 {
-            let half = len / 2;
-            base = if self.keys[base + half] <= key { base + half } else { base };
-            len -= half;
-        }
-        base
+        search(&self.roots, &self.keys, root, key)
     }
 
     /// The first address of the cell at this position.
@@ -217,6 +203,20 @@ impl Table6 {
             + size_of_val(&*self.run_keys)
             + size_of_val(&*self.run_values)
     }
+}
+
+/// The last position under a root whose key is not above this one. The keys of a root end where the next one's begin, and the one
+/// before them holds until the first.
+#[inline(always)]
+fn search<K: Copy + PartialOrd>(roots: &[u32], keys: &[K], root: usize, key: K) -> usize {
+    let mut base = roots[root] as usize - 1;
+    let mut len = roots[root + 1] as usize - base;
+    while len > 1 {
+        let half = len / 2;
+        base = if keys[base + half] <= key { base + half } else { base };
+        len -= half;
+    }
+    base
 }
 
 /// Whether these are all roots of a table with so many keys, and the first run begins with the first address.

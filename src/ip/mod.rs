@@ -3,7 +3,7 @@
 //! It reads the same plan as the sidecar and answers by the same table. `--as-of` answers from a snapshot that was kept;
 //! `--explain` asks every source itself and shows which of them counts.
 
-mod print;
+pub(crate) mod print;
 mod serve;
 mod stdin;
 

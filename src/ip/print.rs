@@ -27,6 +27,17 @@ pub(super) fn json_line(line: &mut Vec<u8>, input: &str, address: IpAddr, tail: 
     line.push(b'\n');
 }
 
+/// What a table was made of, and how old each source is.
+pub(crate) fn sources(table: &Table, now: SystemTime) -> Vec<Value> {
+    let stated = table.sources().iter().map(|source| {
+        let mut facts = json!(source);
+        facts["state"] = Value::from(source.state(now).name());
+        facts["age_s"] = Value::from(source.age(now).as_secs());
+        facts
+    });
+    stated.collect()
+}
+
 /// What is of the record: the fields after those of the address, with the closing brace.
 pub(super) fn json_tail(table: &Table, screen: Option<&Screen>, address: IpAddr, at: SystemTime) -> String {
     let record = table.of(address);

@@ -220,17 +220,6 @@ impl Service {
     }
 
     fn snapshots(&self, table: &Table) -> Response<Full<Bytes>> {
-        let now = SystemTime::now();
-        let sources: Vec<Value> = table
-            .sources()
-            .iter()
-            .map(|source| {
-                let mut facts = json!(source);
-                facts["state"] = Value::from(source.state(now).name());
-                facts["age_s"] = Value::from(source.age(now).as_secs());
-                facts
-            })
-            .collect();
         let kept = self.plan.keep.as_deref().map(kept::list).transpose();
         let Ok(kept) = kept else {
             return problem(StatusCode::INTERNAL_SERVER_ERROR, "the kept snapshots cannot be read");
@@ -242,7 +231,7 @@ impl Service {
             .collect();
         let current = json!({
             "id": table.id(), "geo_epoch": table.geo_epoch(), "accounts_version": table.accounts_version(),
-            "records": table.records(), "valid_from": table.facts().valid_from, "sources": sources,
+            "records": table.records(), "valid_from": table.facts().valid_from, "sources": print::sources(table, SystemTime::now()),
         });
         typed(StatusCode::OK, "application/json", format!("{}\n", json!({ "current": current, "kept": kept })))
     }
