@@ -22,6 +22,7 @@ FAMILIES = {
     "browser": 60,
     "postgres": 60,
     "kafka_consumers": 240,
+    "clickhouse": 240,
     "h2_conformance": 90,
     "edges": 60,
     "smuggling": 120,
