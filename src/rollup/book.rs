@@ -329,6 +329,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         self.add(named, hour_us, &sums);
         if let Ok(session) = <[u8; 16]>::try_from(record.session_id.as_ref()) {
@@ -398,6 +399,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         // What comes after such a close goes where the rest of its overhead went.
         let is_late = record.billable && item.closed.as_ref().is_some_and(|closed| closed.unitemised);
@@ -625,6 +627,7 @@ fn gap_series() -> Named<'static> {
         billable: false,
         reason: GAP,
         corrects: "",
+        correction: "",
     }
 }
 

@@ -55,6 +55,7 @@
 mod book;
 mod catalog;
 mod consume;
+mod correction;
 mod feed;
 mod gaps;
 mod item;
@@ -67,6 +68,7 @@ mod window;
 mod model_tests;
 
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
+pub use correction::{Change, corrected};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
 pub use meter::{Amount, amount, shown};

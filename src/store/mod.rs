@@ -8,6 +8,8 @@
 //! | `items` | a session or request that is open, or incomplete | the batch that brings a record of it |
 //! | `series`, `usage` | what usage is told apart by; its sums in one hour | added to, never overwritten |
 //! | `quarantine` | bytes that cannot be read, and why | added to |
+//! | `corrections` | who changed what by hand, and why; its usage is series that name it | added to |
+//! | `alerts` | a threshold of a budget that was passed in a period, and whether its webhook knows | compare and set |
 //! | `periods`, `sealed_usage` | a sealed month, and what it came to | written once |
 //!
 //! **One transaction per batch** ([`Store::commit`]) holds all of it. Killed anywhere before its commit, nothing of the batch is there
@@ -23,8 +25,10 @@
 //!
 //! Text from outside is cut to 255 characters and freed of NUL, which PostgreSQL does not take, before it gets here.
 
+mod alerts;
 mod batch;
 mod commit;
+mod corrections;
 mod query;
 mod rows;
 mod seal;
@@ -38,7 +42,9 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{AnyPool, Row};
 use std::str::FromStr;
 
+pub use alerts::{Alert, AlertState};
 pub use batch::Batch;
+pub use corrections::{Correction, Corrected, Seen};
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
     Sums, Usage,
@@ -46,7 +52,7 @@ pub use rows::{
 pub use seal::{Amounts, Seal};
 
 /// The schema, step by step; each is applied once.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql"), include_str!("migrations/0003_corrections.sql")];
 
 /// What the store cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -73,6 +79,9 @@ pub enum Error {
     /// A period cannot be sealed.
     #[error("{0}")]
     Unsealable(String),
+    /// A correction cannot be made.
+    #[error("{0}")]
+    Uncorrectable(String),
 }
 
 /// For `map_err`: what was to be done.

@@ -153,11 +153,11 @@ async fn rows(
     sqlx::query(sql).fetch_all(connection).await.map_err(failed(operation))
 }
 
-fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
+pub(super) fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
     row.try_get(column).map_err(failed("read a number"))
 }
 
-fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
+pub(super) fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
     row.try_get(column).map_err(failed("read a text"))
 }
 
@@ -214,6 +214,7 @@ pub(super) fn series_of(row: &AnyRow) -> Result<(i64, Series), Error> {
         billable: number(row, "billable")? != 0,
         reason: text(row, "reason")?,
         corrects: text(row, "corrects")?,
+        correction: text(row, "correction")?,
     };
     Ok((number(row, "id")?, series))
 }
