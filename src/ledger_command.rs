@@ -13,13 +13,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use tracing::{error, info};
 
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
-use crate::clock::utc_text;
+use crate::clock::{Clock, hour_of, parse_utc, utc_text};
 use crate::config::{Config, KafkaSink, Ledger, Meter, Sink, default_state_dir};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
@@ -187,6 +187,18 @@ fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
     stop
 }
 
+/// Who does it: as given, or the user.
+pub fn actor_or_user(given: &Option<String>) -> String {
+    given.clone().unwrap_or_else(|| std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
+}
+
+/// A time as flags give it, in whole hours; `default` where none is given.
+pub fn hour(text: &Option<String>, default: i64) -> anyhow::Result<i64> {
+    let Some(text) = text else { return Ok(default) };
+    let time = parse_utc(text);
+    Ok(hour_of(time.with_context(|| format!("{text:?} is no time: write 2026-01-31 or 2026-01-31T12:00:00Z"))?))
+}
+
 /// `weir period`.
 pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
     let runtime = runtime()?;
@@ -195,18 +207,16 @@ pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
             let setting = Setting::of(place)?;
             let (from_us, to_us) =
                 rollup::month(period).with_context(|| format!("{period:?} is no month: write it like 2026-11"))?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let sealed_at_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            let sealed_at_us = Clock::anchored().now_us();
             if sealed_at_us < to_us {
                 bail!("{period} is not over before {}", utc_text(to_us));
             }
-            let user = || std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
             let period = Period {
                 name: period.clone(),
                 from_us,
                 to_us,
                 sealed_at_us,
-                actor: actor.clone().unwrap_or_else(user),
+                actor: actor_or_user(actor),
                 holes: String::new(),
             };
             let sealed = runtime.block_on(async {

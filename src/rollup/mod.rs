@@ -68,8 +68,8 @@ mod window;
 mod model_tests;
 
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
-pub use correction::{Change, corrected};
 pub use consume::{Consumer, Progress, Stop, load};
+pub use correction::{Change, corrected};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
 pub use meter::{Amount, amount, shown};
 pub use tally::Tally;

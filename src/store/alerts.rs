@@ -120,11 +120,7 @@ impl Store {
         Ok(())
     }
 
-    fn of_alert(
-        &self,
-        sql: String,
-        alert: &Alert,
-    ) -> sqlx::query::Query<'static, sqlx::Any, sqlx::any::AnyArguments> {
+    fn of_alert(&self, sql: String, alert: &Alert) -> sqlx::query::Query<'static, sqlx::Any, sqlx::any::AnyArguments> {
         sqlx::query(sqlx::AssertSqlSafe(sql))
             .bind(alert.account.clone())
             .bind(alert.meter.clone())

@@ -62,17 +62,19 @@ impl Store {
             before,
         };
         let added = judge(&seen)?;
-        sqlx::query("INSERT INTO corrections (id, number, at, actor, reason, what, undoes) VALUES ($1, $2, $3, $4, $5, $6, $7)")
-            .bind(correction.id.clone())
-            .bind(number)
-            .bind(correction.at_us)
-            .bind(correction.actor.clone())
-            .bind(correction.reason.clone())
-            .bind(correction.what.clone())
-            .bind(correction.undoes.clone())
-            .execute(&mut *to)
-            .await
-            .map_err(failed("write a correction"))?;
+        sqlx::query(
+            "INSERT INTO corrections (id, number, at, actor, reason, what, undoes) VALUES ($1, $2, $3, $4, $5, $6, $7)",
+        )
+        .bind(correction.id.clone())
+        .bind(number)
+        .bind(correction.at_us)
+        .bind(correction.actor.clone())
+        .bind(correction.reason.clone())
+        .bind(correction.what.clone())
+        .bind(correction.undoes.clone())
+        .execute(&mut *to)
+        .await
+        .map_err(failed("write a correction"))?;
         let mut series: Vec<(i64, Series)> = added.iter().map(|(id, series, ..)| (*id, series.clone())).collect();
         series.sort_unstable();
         series.dedup();

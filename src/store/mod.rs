@@ -44,7 +44,7 @@ use std::str::FromStr;
 
 pub use alerts::{Alert, AlertState};
 pub use batch::Batch;
-pub use corrections::{Correction, Corrected, Seen};
+pub use corrections::{Corrected, Correction, Seen};
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
     Sums, Usage,
@@ -52,7 +52,8 @@ pub use rows::{
 pub use seal::{Amounts, Seal};
 
 /// The schema, step by step; each is applied once.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql"), include_str!("migrations/0003_corrections.sql")];
+const MIGRATIONS: &[&str] =
+    &[include_str!("migrations/0001_ledger.sql"), include_str!("migrations/0003_corrections.sql")];
 
 /// What the store cannot do.
 #[derive(Debug, thiserror::Error)]

@@ -29,6 +29,7 @@ const ASSEMBLY: &[&str] = &[
     "ledger_command",
     "usage_command",
     "audit_command",
+    "correct_command",
     "demo",
 ];
 
@@ -50,6 +51,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "ledger_command" => &["cli", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "correct_command" => &["cli", "ledger_command", "rollup", "store"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
