@@ -16,11 +16,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing::{error, info};
 
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
 use crate::clock::{Clock, hour_of, parse_utc, utc_text};
-use crate::config::{Config, KafkaSink, Ledger, Meter, Sink, default_state_dir};
+use crate::config::{Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
 use crate::store::{Period, Store};
@@ -41,6 +43,8 @@ pub struct Setting {
     pub ledger: Ledger,
     /// `[[meters]]`.
     pub meters: Vec<Meter>,
+    /// `[portal]`.
+    pub portal: Portal,
 }
 
 impl Setting {
@@ -53,8 +57,8 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, .. } = config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters })
+        let Config { state_dir, sink, ledger, meters, portal, .. } = config.map_err(anyhow::Error::from)?;
+        Ok(Self { state_dir, sink, ledger, meters, portal })
     }
 
     /// The store, which must be there.
@@ -68,13 +72,17 @@ impl Setting {
 
     /// What a book of this ledger is told.
     pub fn options(&self) -> anyhow::Result<Options> {
-        let mut keys = Vec::new();
-        for key in &self.ledger.verify_keys {
-            let bytes = std::fs::read(&key.path).with_context(|| format!("cannot read {}", key.path.display()))?;
-            keys.push(VerifyingKey::of_file(&key.id, &bytes)?);
-        }
-        Ok(Options { keys, hosts_max: self.ledger.hosts_max })
+        options(&self.ledger)
     }
+}
+
+fn options(ledger: &Ledger) -> anyhow::Result<Options> {
+    let mut keys = Vec::new();
+    for key in &ledger.verify_keys {
+        let bytes = std::fs::read(&key.path).with_context(|| format!("cannot read {}", key.path.display()))?;
+        keys.push(VerifyingKey::of_file(&key.id, &bytes)?);
+    }
+    Ok(Options { keys, hosts_max: ledger.hosts_max })
 }
 
 /// A runtime for the store; what is read is read by this thread.
@@ -92,13 +100,12 @@ pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow
         Sink::Kafka(kafka) => Feed::Kafka(Box::new(KafkaFeed::new(join(setting, kafka, &store, runtime)?))),
     };
     setting.options()?;
-    let (ledger, hosts_max) = (setting.ledger.clone(), setting.ledger.hosts_max);
-    let again = Setting { state_dir: PathBuf::new(), sink: Sink::None, ledger, meters: Vec::new() };
+    let ledger = setting.ledger.clone();
     let options = move || {
-        again.options().unwrap_or_else(|error| {
+        options(&ledger).unwrap_or_else(|error| {
             // They were readable at the start. Without a key nothing would be verified: none that fits, and all is quarantined.
             error!("{error:#}");
-            Options { keys: Vec::new(), hosts_max }
+            Options { keys: Vec::new(), hosts_max: ledger.hosts_max }
         })
     };
     let batch = (setting.ledger.batch_records_max, setting.ledger.batch_interval);
@@ -145,17 +152,22 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     let stop = stops(&runtime);
     let mut consumer = open(&setting, &runtime)?;
     info!(database = shown(&setting.ledger.database), "the ledger reads");
+    let vitals = Arc::new(Vitals::default());
+    let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone())?)? };
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let progress = match consumer.step() {
             Ok(progress) => progress,
             Err(error) if args.once => return Err(error.into()),
             Err(error) => {
-                error!(error = %format!("{:#}", anyhow::Error::from(error)), "nothing was written: begun again in {} s", RETRY.as_secs());
+                let error = format!("{:#}", anyhow::Error::from(error));
+                error!(error, "nothing was written: begun again in {} s", RETRY.as_secs());
+                vitals.failed(&error);
                 std::thread::sleep(RETRY);
                 continue;
             }
         };
+        vitals.stepped();
         records += progress.records;
         duplicates += progress.duplicates;
         if reported.elapsed() >= REPORT {
@@ -166,8 +178,22 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    if let Some(portal) = portal {
+        portal.end();
+    }
     info!(records, duplicates, "the ledger ends");
     Ok(())
+}
+
+fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::Setting> {
+    Ok(portal::Setting {
+        portal: setting.portal.clone(),
+        state_dir: setting.state_dir.clone(),
+        database: setting.ledger.database.clone(),
+        meters: setting.meters.clone(),
+        vitals,
+        prometheus: PrometheusBuilder::new().install_recorder().context("cannot start metrics")?,
+    })
 }
 
 /// Set once the system, or the user, wants it to end.

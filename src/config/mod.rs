@@ -23,6 +23,7 @@ mod check_ledger;
 mod check_limits;
 mod check_listeners;
 mod check_places;
+mod check_portal;
 mod check_records;
 mod check_upstreams;
 mod difference;
@@ -32,6 +33,7 @@ mod kafka;
 mod ledger;
 mod limits;
 mod places;
+mod portal;
 mod raw;
 mod read;
 mod routing;
@@ -50,6 +52,7 @@ pub use kafka::{
 pub use ledger::{Ledger, Meter, MeterColumn, MeterKind, VerifyingKeyFile};
 pub use limits::Limits;
 pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
+pub use portal::Portal;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
     AccountSource, AccountTable, AttributionRule, Balance, CertificateFiles, ClientAuth, Conditions, Ejection,
@@ -108,6 +111,8 @@ pub struct Config {
     pub privacy: Privacy,
     /// What the ledger reads and keeps.
     pub ledger: Ledger,
+    /// Where usage is shown.
+    pub portal: Portal,
     /// What usage is measured by; the default ones are among them.
     pub meters: Vec<Meter>,
 }

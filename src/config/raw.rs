@@ -46,6 +46,8 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) ledger: RawLedger,
     #[serde(default)]
+    pub(super) portal: RawPortal,
+    #[serde(default)]
     pub(super) meters: Vec<Spanned<RawMeter>>,
 }
 
@@ -99,6 +101,7 @@ pub(super) struct RawLedger {
     pub(super) batch_records_max: Number,
     pub(super) batch_interval_ms: Number,
     pub(super) hosts_max: Number,
+    pub(super) details_keep_days: Number,
     #[serde(default)]
     pub(super) verify_keys: Vec<Spanned<RawVerifyingKey>>,
 }
@@ -108,6 +111,19 @@ pub(super) struct RawLedger {
 pub(super) struct RawVerifyingKey {
     pub(super) id: Text,
     pub(super) path: Text,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawPortal {
+    pub(super) listen: Text,
+    pub(super) certificate: Text,
+    pub(super) key: Text,
+    pub(super) public_keys: Texts,
+    pub(super) token_valid_s_max: Number,
+    pub(super) requests_per_minute_max: Number,
+    pub(super) request_timeout_ms: Number,
+    pub(super) access_keep_days: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]
