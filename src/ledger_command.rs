@@ -19,9 +19,10 @@ use anyhow::{Context, bail};
 use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing::{error, info};
 
+use crate::alerts;
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
 use crate::clock::{Clock, hour_of, parse_utc, utc_text};
-use crate::config::{Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::config::{Alerts, Budget, Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
 use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
@@ -45,6 +46,10 @@ pub struct Setting {
     pub meters: Vec<Meter>,
     /// `[portal]`.
     pub portal: Portal,
+    /// `[alerts]`.
+    pub alerts: Alerts,
+    /// `[[budgets]]`.
+    pub budgets: Vec<Budget>,
 }
 
 impl Setting {
@@ -57,8 +62,9 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, portal, .. } = config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters, portal })
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, .. } =
+            config.map_err(anyhow::Error::from)?;
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets })
     }
 
     /// The store, which must be there.
@@ -153,6 +159,12 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     let mut consumer = open(&setting, &runtime)?;
     info!(database = shown(&setting.ledger.database), "the ledger reads");
     let vitals = Arc::new(Vitals::default());
+    let mut alerts = alerts_of(&setting, &runtime)?;
+    if !args.once
+        && let Some(alerts) = alerts.take()
+    {
+        runtime.spawn(alerts.run());
+    }
     let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone())?)? };
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
     while !stop.load(Ordering::Relaxed) {
@@ -178,11 +190,20 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    if let Some(alerts) = alerts {
+        runtime.block_on(alerts.look(Clock::anchored().now_us()))?;
+    }
     if let Some(portal) = portal {
         portal.end();
     }
     info!(records, duplicates, "the ledger ends");
     Ok(())
+}
+
+/// What looks at budgets: by itself, or where everything is read once, at the end.
+fn alerts_of(setting: &Setting, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Option<alerts::Alerts>> {
+    let store = runtime.block_on(Store::open(&setting.ledger.database))?;
+    Ok(alerts::Alerts::new(store, setting.alerts.clone(), setting.budgets.clone(), setting.meters.clone()))
 }
 
 fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::Setting> {

@@ -32,6 +32,7 @@ pub mod store;
 pub mod wire;
 
 pub mod admin;
+pub mod alerts;
 pub mod portal;
 pub mod proxy;
 pub mod rollup;

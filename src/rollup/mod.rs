@@ -74,4 +74,4 @@ pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
 pub use meter::{Amount, amount, shown};
 pub use tally::Tally;
 pub use watermark::{Node, nodes, seal};
-pub use window::{Window, month};
+pub use window::{Window, month, window_end};

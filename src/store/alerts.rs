@@ -129,6 +129,14 @@ impl Store {
             .bind(alert.percent)
     }
 
+    /// Alerts that are to be sent now, the oldest first.
+    pub async fn due_alerts(&self, now_us: i64) -> Result<Vec<Alert>, Error> {
+        let sql =
+            "SELECT * FROM alerts WHERE state = 'waiting' AND next_at <= $1 ORDER BY passed_at, percent LIMIT 100";
+        let rows = sqlx::query(sql).bind(now_us).fetch_all(&self.pool).await.map_err(failed("read alerts"))?;
+        rows.iter().map(alert_of).collect()
+    }
+
     /// Alerts, the latest first; of one account, or of all.
     pub async fn alerts(&self, account: Option<&str>) -> Result<Vec<Alert>, Error> {
         let rows = match account {
