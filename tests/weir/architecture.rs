@@ -50,7 +50,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "ledger_command" => &["cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
-        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
