@@ -115,7 +115,7 @@ pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow
         })
     };
     let batch = (setting.ledger.batch_records_max, setting.ledger.batch_interval);
-    Ok(Consumer::new(store, runtime.clone(), options, feed, batch))
+    Ok(Consumer::new(store, runtime.clone(), options, feed, batch).with_details(setting.ledger.details_keep_days > 0))
 }
 
 fn join(
@@ -211,6 +211,7 @@ fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::S
         portal: setting.portal.clone(),
         state_dir: setting.state_dir.clone(),
         database: setting.ledger.database.clone(),
+        details_keep_days: setting.ledger.details_keep_days,
         meters: setting.meters.clone(),
         vitals,
         prometheus: PrometheusBuilder::new().install_recorder().context("cannot start metrics")?,

@@ -2,18 +2,25 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Instant, SystemTime};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use axum::extract::{Request, State};
+use axum::extract::{FromRequestParts, Request, State};
+use axum::http::request::Parts;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 
+use tracing::error;
+
+use super::accesses::Shown;
 use super::viewer::{self, Viewer};
 use super::{Portal, Problem};
+use crate::store::Access;
 
 /// Path and query.
 const URL_BYTES_MAX: usize = 8 << 10;
+/// So much of a path and of a query is written down.
+const QUERY_CHARS_MAX: usize = 2048;
 
 /// Who is at the other end of the connection.
 #[derive(Clone, Copy, Debug)]
@@ -60,6 +67,8 @@ pub(super) async fn guard(State(portal): State<Arc<Portal>>, request: Request, n
         Ok(response) => response,
         Err(problem) => problem.into_response(),
     };
+    let class = ["", "1xx", "2xx", "3xx", "4xx", "5xx"][usize::from(response.status().as_u16() / 100).min(5)];
+    metrics::counter!("weir_portal_requests_total", "status" => class).increment(1);
     let headers = response.headers_mut();
     for (name, value) in HEADERS {
         headers.insert(name, HeaderValue::from_static(value));
@@ -69,6 +78,44 @@ pub(super) async fn guard(State(portal): State<Arc<Portal>>, request: Request, n
         headers.insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static("max-age=31536000"));
     }
     response
+}
+
+/// What is written down of a request that is answered for long: its end is another entry.
+pub(super) struct Entry(Access);
+
+impl Entry {
+    /// So many rows were shown.
+    pub(super) async fn ended(mut self, portal: &Portal, rows: i64) {
+        (self.0.at_us, self.0.rows) = (now_us(), rows);
+        if let Err(problem) = portal.accesses.note(self.0).await {
+            error!(rows, "the end of an export is not written down: {}", problem.detail);
+        }
+    }
+}
+
+impl FromRequestParts<Arc<Portal>> for Entry {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Portal>) -> Result<Self, Problem> {
+        let access = parts.extensions.get::<Access>().cloned();
+        access.map(Self).ok_or_else(|| Problem::unauthorised("a token is needed"))
+    }
+}
+
+/// Before it is known how it is answered.
+fn access(viewer: &Viewer, request: &Request) -> Access {
+    // A NUL is nothing that PostgreSQL takes; in an URL it can only stand as %00.
+    let text = |text: &str| text.chars().filter(|c| *c != '\0').take(QUERY_CHARS_MAX).collect::<String>();
+    Access {
+        at_us: now_us(),
+        subject: viewer.subject.clone(),
+        scope: viewer.scope.name().to_owned(),
+        account: viewer.account.clone().unwrap_or_default(),
+        path: text(request.uri().path()),
+        query: text(request.uri().query().unwrap_or_default()),
+        status: 0,
+        rows: 0,
+    }
 }
 
 async fn admitted(portal: &Arc<Portal>, mut request: Request, next: Next) -> Result<Response, Problem> {
@@ -90,12 +137,29 @@ async fn admitted(portal: &Arc<Portal>, mut request: Request, next: Next) -> Res
             }
             viewer => viewer?,
         };
+        let mut access = access(&viewer, &request);
+        request.extensions_mut().insert(access.clone());
         request.extensions_mut().insert(viewer);
+        let response = run(portal, request, next).await.unwrap_or_else(Problem::into_response);
+        access.status = response.status().as_u16().into();
+        access.rows = response.extensions().get::<Shown>().map_or(0, |Shown(rows)| *rows);
+        // First it is written down, then it is shown.
+        portal.accesses.note(access).await?;
+        return Ok(response);
     }
+    run(portal, request, next).await
+}
+
+async fn run(portal: &Portal, request: Request, next: Next) -> Result<Response, Problem> {
     let answer = tokio::time::timeout(portal.settings.request_timeout, next.run(request)).await;
     answer.map_err(|_| {
         Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "this took too long: ask for less, or for a shorter time", 5)
     })
+}
+
+pub(super) fn now_us() -> i64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(now.as_micros()).unwrap_or(i64::MAX)
 }
 
 fn who(portal: &Portal, request: &Request) -> Result<Viewer, Problem> {

@@ -2,7 +2,7 @@
 //!
 //! | path | answer | who |
 //! |---|---|---|
-//! | `/v1/…`, see `openapi.json` | usage, sessions, requests, accounts, watermarks, periods, audit, accesses | a token |
+//! | `/v1/…`, [`ROUTES`] | usage, sessions, requests, accounts, watermarks, periods, audit, accesses | a token |
 //! | `POST /login` (`token=…`) | sets the cookie `weir_token`, then to `/` | anybody |
 //! | `GET /login/{code}` | the same, by the link that `weir ledger` prints: once, within ten minutes | anybody who has it |
 //! | `POST /logout` | takes the cookie back | anybody |
@@ -28,14 +28,23 @@
 //!
 //! `pages/` adds routes to [`routes`]; a handler takes `State(portal): State<Arc<Portal>>` and [`Viewer`], and returns
 //! `Result<impl IntoResponse, Problem>`. A style sheet, scripts and pictures come from `/static/…`, which is open, as `/login` is: the
-//! Content-Security-Policy allows nothing inline and nothing from elsewhere. What is shown comes from `figures`.
+//! Content-Security-Policy allows nothing inline and nothing from elsewhere. What is shown comes from [`figures`] and [`details`];
+//! [`Shown`] on a response says how many rows the list of accesses names.
 
+mod accesses;
+mod api;
+mod asked;
+pub mod details;
+mod export;
+pub mod figures;
 mod guard;
 mod health;
 mod listener;
 mod login;
+mod parquet;
 mod problem;
 mod rates;
+pub mod table;
 pub mod token;
 mod viewer;
 
@@ -46,9 +55,13 @@ use std::time::Duration;
 use axum::Router;
 use axum::middleware::from_fn_with_state;
 use metrics_exporter_prometheus::PrometheusHandle;
+use tokio::sync::Semaphore;
 
 use crate::config::{self, Meter};
 use crate::store::{self, Store};
+pub use accesses::Shown;
+pub use api::ROUTES;
+pub use asked::{Asked, chosen, cursor};
 pub use health::Vitals;
 pub use problem::Problem;
 pub use token::Scope;
@@ -56,6 +69,8 @@ pub use viewer::{COOKIE_NAME, Viewer};
 
 /// The key that is made where none is configured.
 const OWN_KEY: &str = "portal.key";
+/// Exports at once.
+const STREAMS_MAX: usize = 4;
 /// Wrong tokens of one address, a minute.
 const STRANGERS_PER_MINUTE_MAX: u32 = 60;
 
@@ -91,7 +106,12 @@ pub struct Portal {
     pub settings: config::Portal,
     /// How the ledger is.
     pub vitals: Arc<Vitals>,
+    /// So long single sessions and requests are kept.
+    pub details_keep_days: u32,
     prometheus: PrometheusHandle,
+    accesses: accesses::Accesses,
+    /// Exports that may run at once.
+    streams: Arc<Semaphore>,
     keys: token::PublicKeys,
     entry: login::Entry,
     rates: rates::Rates<blake3::Hash>,
@@ -106,6 +126,8 @@ pub struct Setting {
     pub state_dir: PathBuf,
     /// The ledger's database.
     pub database: String,
+    /// `[ledger] details_keep_days`.
+    pub details_keep_days: u32,
     /// `[[meters]]`.
     pub meters: Vec<Meter>,
     /// How the ledger is.
@@ -140,6 +162,9 @@ pub fn start(setting: Setting) -> Result<Option<Serving>, Error> {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let store = runtime.block_on(Store::open(&setting.database))?;
     let portal = Arc::new(Portal {
+        accesses: accesses::Accesses::start(store.clone(), &runtime),
+        streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        details_keep_days: setting.details_keep_days,
         store,
         meters: setting.meters,
         vitals: setting.vitals,
@@ -173,7 +198,7 @@ fn keys(settings: &config::Portal, state_dir: &Path) -> Result<(token::PublicKey
 
 /// Everything there is, behind the guard.
 pub fn routes(portal: &Arc<Portal>) -> Router {
-    let routes = Router::new().merge(health::routes()).merge(login::routes());
+    let routes = Router::new().merge(api::routes()).merge(health::routes()).merge(login::routes());
     routes
         .fallback(|| async {
             Problem::new(axum::http::StatusCode::NOT_FOUND, "there is nothing here: see /openapi.json")

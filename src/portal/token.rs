@@ -45,6 +45,16 @@ pub enum Scope {
     Admin,
 }
 
+impl Scope {
+    /// As tokens say it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::UsageRead => "usage:read",
+            Self::Admin => "admin",
+        }
+    }
+}
+
 /// What a token says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -52,6 +52,7 @@
 //! Streams 1,000,000, gaps of one stream 100,000 (beyond, the lowest is given up: a gap for ever), hosts of one account `hosts_max`
 //! (beyond, `(other)`), items as many as there are open sessions: about 600 bytes of memory each.
 
+mod audit;
 mod book;
 mod catalog;
 mod consume;
@@ -67,6 +68,7 @@ mod window;
 #[cfg(test)]
 mod model_tests;
 
+pub use audit::{Audit, Look, Step, look};
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use correction::{Change, corrected};

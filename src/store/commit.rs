@@ -25,6 +25,7 @@ impl Store {
         self.step(series(&mut to, &batch.series).await)?;
         self.step(usage(&mut to, &batch.usage, rows).await)?;
         self.step(quarantine(&mut to, &batch.quarantine).await)?;
+        self.step(Self::write_blocks(&mut to, &batch.details).await)?;
         to.commit().await.map_err(failed("commit a batch"))?;
         // Here everything is there, but whoever asked does not know it yet.
         self.step(Ok(()))

@@ -52,7 +52,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
-        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
