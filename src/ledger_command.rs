@@ -13,14 +13,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
+use metrics_exporter_prometheus::PrometheusBuilder;
 use tracing::{error, info};
 
+use crate::alerts;
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
-use crate::clock::utc_text;
-use crate::config::{Config, KafkaSink, Ledger, Meter, Sink, default_state_dir};
+use crate::clock::{Clock, hour_of, parse_utc, utc_text};
+use crate::config::{Alerts, Budget, Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
 use crate::store::{Period, Store};
@@ -41,6 +44,12 @@ pub struct Setting {
     pub ledger: Ledger,
     /// `[[meters]]`.
     pub meters: Vec<Meter>,
+    /// `[portal]`.
+    pub portal: Portal,
+    /// `[alerts]`.
+    pub alerts: Alerts,
+    /// `[[budgets]]`.
+    pub budgets: Vec<Budget>,
 }
 
 impl Setting {
@@ -53,8 +62,9 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, .. } = config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters })
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, .. } =
+            config.map_err(anyhow::Error::from)?;
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets })
     }
 
     /// The store, which must be there.
@@ -68,13 +78,17 @@ impl Setting {
 
     /// What a book of this ledger is told.
     pub fn options(&self) -> anyhow::Result<Options> {
-        let mut keys = Vec::new();
-        for key in &self.ledger.verify_keys {
-            let bytes = std::fs::read(&key.path).with_context(|| format!("cannot read {}", key.path.display()))?;
-            keys.push(VerifyingKey::of_file(&key.id, &bytes)?);
-        }
-        Ok(Options { keys, hosts_max: self.ledger.hosts_max })
+        options(&self.ledger)
     }
+}
+
+fn options(ledger: &Ledger) -> anyhow::Result<Options> {
+    let mut keys = Vec::new();
+    for key in &ledger.verify_keys {
+        let bytes = std::fs::read(&key.path).with_context(|| format!("cannot read {}", key.path.display()))?;
+        keys.push(VerifyingKey::of_file(&key.id, &bytes)?);
+    }
+    Ok(Options { keys, hosts_max: ledger.hosts_max })
 }
 
 /// A runtime for the store; what is read is read by this thread.
@@ -92,17 +106,16 @@ pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow
         Sink::Kafka(kafka) => Feed::Kafka(Box::new(KafkaFeed::new(join(setting, kafka, &store, runtime)?))),
     };
     setting.options()?;
-    let (ledger, hosts_max) = (setting.ledger.clone(), setting.ledger.hosts_max);
-    let again = Setting { state_dir: PathBuf::new(), sink: Sink::None, ledger, meters: Vec::new() };
+    let ledger = setting.ledger.clone();
     let options = move || {
-        again.options().unwrap_or_else(|error| {
+        options(&ledger).unwrap_or_else(|error| {
             // They were readable at the start. Without a key nothing would be verified: none that fits, and all is quarantined.
             error!("{error:#}");
-            Options { keys: Vec::new(), hosts_max }
+            Options { keys: Vec::new(), hosts_max: ledger.hosts_max }
         })
     };
     let batch = (setting.ledger.batch_records_max, setting.ledger.batch_interval);
-    Ok(Consumer::new(store, runtime.clone(), options, feed, batch))
+    Ok(Consumer::new(store, runtime.clone(), options, feed, batch).with_details(setting.ledger.details_keep_days > 0))
 }
 
 fn join(
@@ -145,17 +158,28 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     let stop = stops(&runtime);
     let mut consumer = open(&setting, &runtime)?;
     info!(database = shown(&setting.ledger.database), "the ledger reads");
+    let vitals = Arc::new(Vitals::default());
+    let mut alerts = alerts_of(&setting, &runtime)?;
+    if !args.once
+        && let Some(alerts) = alerts.take()
+    {
+        runtime.spawn(alerts.run());
+    }
+    let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone())?)? };
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let progress = match consumer.step() {
             Ok(progress) => progress,
             Err(error) if args.once => return Err(error.into()),
             Err(error) => {
-                error!(error = %format!("{:#}", anyhow::Error::from(error)), "nothing was written: begun again in {} s", RETRY.as_secs());
+                let error = format!("{:#}", anyhow::Error::from(error));
+                error!(error, "nothing was written: begun again in {} s", RETRY.as_secs());
+                vitals.failed(&error);
                 std::thread::sleep(RETRY);
                 continue;
             }
         };
+        vitals.stepped();
         records += progress.records;
         duplicates += progress.duplicates;
         if reported.elapsed() >= REPORT {
@@ -166,8 +190,32 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    if let Some(alerts) = alerts {
+        runtime.block_on(alerts.look(Clock::anchored().now_us()))?;
+    }
+    if let Some(portal) = portal {
+        portal.end();
+    }
     info!(records, duplicates, "the ledger ends");
     Ok(())
+}
+
+/// What looks at budgets: by itself, or where everything is read once, at the end.
+fn alerts_of(setting: &Setting, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Option<alerts::Alerts>> {
+    let store = runtime.block_on(Store::open(&setting.ledger.database))?;
+    Ok(alerts::Alerts::new(store, setting.alerts.clone(), setting.budgets.clone(), setting.meters.clone()))
+}
+
+fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::Setting> {
+    Ok(portal::Setting {
+        portal: setting.portal.clone(),
+        state_dir: setting.state_dir.clone(),
+        database: setting.ledger.database.clone(),
+        details_keep_days: setting.ledger.details_keep_days,
+        meters: setting.meters.clone(),
+        vitals,
+        prometheus: PrometheusBuilder::new().install_recorder().context("cannot start metrics")?,
+    })
 }
 
 /// Set once the system, or the user, wants it to end.
@@ -187,6 +235,18 @@ fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
     stop
 }
 
+/// Who does it: as given, or the user.
+pub fn actor_or_user(given: &Option<String>) -> String {
+    given.clone().unwrap_or_else(|| std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
+}
+
+/// A time as flags give it, in whole hours; `default` where none is given.
+pub fn hour(text: &Option<String>, default: i64) -> anyhow::Result<i64> {
+    let Some(text) = text else { return Ok(default) };
+    let time = parse_utc(text);
+    Ok(hour_of(time.with_context(|| format!("{text:?} is no time: write 2026-01-31 or 2026-01-31T12:00:00Z"))?))
+}
+
 /// `weir period`.
 pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
     let runtime = runtime()?;
@@ -195,18 +255,16 @@ pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
             let setting = Setting::of(place)?;
             let (from_us, to_us) =
                 rollup::month(period).with_context(|| format!("{period:?} is no month: write it like 2026-11"))?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let sealed_at_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            let sealed_at_us = Clock::anchored().now_us();
             if sealed_at_us < to_us {
                 bail!("{period} is not over before {}", utc_text(to_us));
             }
-            let user = || std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
             let period = Period {
                 name: period.clone(),
                 from_us,
                 to_us,
                 sealed_at_us,
-                actor: actor.clone().unwrap_or_else(user),
+                actor: actor_or_user(actor),
                 holes: String::new(),
             };
             let sealed = runtime.block_on(async {

@@ -12,7 +12,9 @@ use super::window;
 use crate::clock::hour_of;
 use crate::event::{Kind as RecordKind, Phase, SeqRange, UNATTRIBUTED, UsageRecord};
 use crate::ids::{hex, unhex};
-use crate::store::{Batch, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage};
+use crate::store::{
+    Batch, Details, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
+};
 use crate::units::COLUMNS;
 use crate::wire::{Bounds, Finding, Incoming, Reject, State, Stream, StreamId, Taken, Verifier, VerifyingKey};
 
@@ -97,6 +99,7 @@ pub struct Book {
     positions: HashMap<(String, String), i64>,
     seals: i64,
     changed: Changed,
+    keeps_details: bool,
 }
 
 /// What this batch has changed so far.
@@ -107,6 +110,7 @@ struct Changed {
     items: HashSet<[u8; 16]>,
     usage: HashMap<(usize, i64), Sums>,
     quarantine: Vec<Quarantined>,
+    details: Details,
     records: u64,
     duplicates: u64,
 }
@@ -156,7 +160,13 @@ impl Book {
             positions,
             seals: found.seals,
             changed: Changed::default(),
+            keeps_details: false,
         })
+    }
+
+    /// From now on, records themselves are kept too, to be looked up one by one.
+    pub fn keep_details(&mut self) {
+        self.keeps_details = true;
     }
 
     /// Where reading of a part goes on; none where it never began.
@@ -289,6 +299,13 @@ impl Book {
         for (seq, record) in &records {
             self.record(&stream, *seq, record);
         }
+        if self.keeps_details {
+            for (seq, mut record) in records {
+                (record.node, record.epoch) = (stream.node.clone(), i64::from(stream.epoch));
+                (record.shard, record.seq) = (i32::from(stream.shard), signed(seq));
+                self.changed.details.add(&record);
+            }
+        }
         let known = self.verifier.stream(&stream);
         let is_complete = known.is_some_and(Stream::is_complete);
         if is_complete || (!filled.is_empty() && known.is_some_and(|known| known.missing().is_empty())) {
@@ -329,6 +346,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         self.add(named, hour_us, &sums);
         if let Ok(session) = <[u8; 16]>::try_from(record.session_id.as_ref()) {
@@ -341,6 +359,7 @@ impl Book {
         }
         let (_, item) = self.items.entry(id).or_insert_with(|| (stream.clone(), Item::default()));
         item.take(seq, &delta, &total, record);
+        item.last_at_us = Some(item.last_at_us.unwrap_or(record.at).max(record.at));
         item.is_closed |= is_close;
         self.changed.items.insert(id);
         if is_close && item.is_whole() && !self.may_miss(stream, id) {
@@ -398,6 +417,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         // What comes after such a close goes where the rest of its overhead went.
         let is_late = record.billable && item.closed.as_ref().is_some_and(|closed| closed.unitemised);
@@ -585,6 +605,7 @@ impl Book {
         // Always in one order: two processes never wait for one another in a circle.
         batch.usage.sort_unstable_by_key(|usage| (usage.series, usage.hour_us));
         batch.quarantine.clone_from(&changed.quarantine);
+        batch.details = changed.details.blocks().map_err(|error| format!("records cannot be packed: {error}"))?;
         Ok(batch)
     }
 
@@ -625,6 +646,7 @@ fn gap_series() -> Named<'static> {
         billable: false,
         reason: GAP,
         corrects: "",
+        correction: "",
     }
 }
 
