@@ -1,6 +1,6 @@
 //! Records per second into the ledger: `cargo bench --bench ledger [-- postgres://…]`.
 //!
-//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 50,000 records at a time; beside it, in the
+//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 200,000 records at a time, as `[ledger] batch_records_max` has it; beside it, in the
 //! same run, the straightforward way: one statement for each record, in transactions of the same size. SQLite with
 //! `synchronous = FULL`, in a temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
 
@@ -20,7 +20,7 @@ use weir::wire::Hash;
 const RECORDS: usize = 1_000_000;
 const PLAIN_RECORDS: usize = 50_000;
 const MESSAGE_RECORDS: usize = 500;
-const COMMIT_RECORDS: usize = 50_000;
+const COMMIT_RECORDS: usize = 200_000;
 const NODES: usize = 10;
 const ACCOUNTS: usize = 500;
 

@@ -78,11 +78,11 @@ impl Store {
         let mut series: Vec<(i64, Series)> = added.iter().map(|(id, series, ..)| (*id, series.clone())).collect();
         series.sort_unstable();
         series.dedup();
-        commit::series(&mut to, &series).await?;
+        commit::series(&mut to, &series, self.dialect()).await?;
         let mut usage: Vec<Usage> =
             added.iter().map(|(id, _, hour_us, sums)| Usage { series: *id, hour_us: *hour_us, sums: *sums }).collect();
         usage.sort_unstable_by_key(|usage| (usage.series, usage.hour_us));
-        commit::usage(&mut to, &usage, &[1]).await?;
+        commit::usage(&mut to, &usage, self.dialect()).await?;
         to.commit().await.map_err(failed("commit a correction"))?;
         Ok((correction, added))
     }
