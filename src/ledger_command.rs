@@ -213,6 +213,7 @@ fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::S
         database: setting.ledger.database.clone(),
         details_keep_days: setting.ledger.details_keep_days,
         meters: setting.meters.clone(),
+        budgets: setting.budgets.clone(),
         vitals,
         prometheus: PrometheusBuilder::new().install_recorder().context("cannot start metrics")?,
     })

@@ -666,6 +666,23 @@ fn totals(record: &UsageRecord) -> Bytes {
     record.totals().to_array().map(signed)
 }
 
+/// The sums over a stream's records, as the store keeps them.
+pub fn tally_of(row: &StreamRow) -> Result<Tally, String> {
+    let kept: Kept =
+        serde_json::from_str(&row.state).map_err(|error| format!("the state of {:?}: {error}", row.place))?;
+    Ok(kept.tally)
+}
+
+/// What a record that states its own position adds to the fingerprint of its bucket.
+pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
+    let stream = StreamId {
+        node: record.node.clone(),
+        epoch: u32::try_from(record.epoch).unwrap_or_default(),
+        shard: u16::try_from(record.shard).unwrap_or_default(),
+    };
+    fingerprint(&stream, unsigned(record.seq), &deltas(record))
+}
+
 /// Which record, and what it brought: equal sums in two stores mean the same records.
 fn fingerprint(stream: &StreamId, seq: u64, delta: &Bytes) -> [i64; 4] {
     let mut bytes = [0; 96];

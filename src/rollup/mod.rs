@@ -69,7 +69,7 @@ mod window;
 mod model_tests;
 
 pub use audit::{Audit, Look, Step, look};
-pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
+pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use correction::{Change, corrected};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
