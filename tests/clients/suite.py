@@ -20,6 +20,7 @@ FAMILIES = {
     "websocket_cases": 60,
     "autobahn_cases": 900,
     "browser": 60,
+    "pages": 400,
     "postgres": 60,
     "kafka_consumers": 240,
     "h2_conformance": 90,

@@ -172,7 +172,7 @@ pub(super) async fn page(State(portal): State<Arc<Portal>>, viewer: Viewer, uri:
                     div.current[meter.name == view.meter.name] {
                         dt { a href=(view.link(&viewer, &[("meter", &meter.name)])) { (shown_name(&meter.name)) } }
                         dd.value { (Unit::of(meter).short(*total)) }
-                        dd.exact { (Unit::of(meter).exact(*total)) }
+                        @if Unit::of(meter).short(*total) != Unit::of(meter).exact(*total) { dd.exact { (Unit::of(meter).exact(*total)) } }
                         @for standing in budgets.iter().filter(|standing| standing.meter == meter.name && standing.from_us <= view.from_us && standing.to_us >= view.to_us && view.account.is_some()) {
                             dd.budget { (alerts::gauge(standing)) }
                         }
@@ -208,7 +208,7 @@ pub(super) async fn page(State(portal): State<Arc<Portal>>, viewer: Viewer, uri:
         @if !corrections.is_empty() {
             section aria-labelledby="corrections" {
                 h2 #corrections { "Corrections in these figures" }
-                table.numbers {
+                table.numbers.cards {
                     thead { tr { th scope="col" { "Correction" } th.n scope="col" { "Amount" } th scope="col" { "By" } th scope="col" { "Why" } } }
                     tbody { @for (correction, amount) in &corrections {
                         tr { th scope="row" { (correction.id) } td.n data-label="Amount" { (Unit::of(&view.meter).exact(*amount)) } td data-label="By" { (correction.actor) } td data-label="Why" { (correction.reason) } }
@@ -317,7 +317,7 @@ fn not_billed(portal: &Portal, lines: &[Line]) -> Markup {
         return html! { p.quiet { "Everything that was counted in this time is billed." } };
     }
     html! {
-        table.numbers {
+        table.numbers.cards {
             thead { tr { th scope="col" { "Reason" } @for meter in &portal.meters { th.n scope="col" { (shown_name(&meter.name)) } } } }
             tbody {
                 @for line in lines {

@@ -50,13 +50,13 @@ function draw(figure) {
       height: place.clientHeight,
       legend: { show: false },
       tzDate: (s) => uPlot.tzDate(new Date(s * 1000), "UTC"),
-      padding: [12, 4, 0, 0],
+      padding: [12, 16, 0, 0],
       cursor: { y: false, x: true, points: { show: false }, drag: { x: false, y: false } },
       scales: { x: { range: () => [rows[0].from, rows[rows.length - 1].from + step] }, y: { range: (_, low, high) => [0, high > 0 ? high * 1.05 : 1] } },
       series: [{}, bars("--bar"), bars("--bar-open")],
       axes: [
-        { ...axis, space: 56, values: (_, splits) => splits.map((s) => label(s)) },
-        { ...axis, size: 64, space: 40, grid: { stroke: colour("--line"), width: 1 }, values: (_, splits) => splits.map((n) => short(n, unit)) },
+        { ...axis, size: 28, space: 56, values: (_, splits) => splits.map((s) => (s > rows[rows.length - 1].from ? "" : label(s))) },
+        { ...axis, size: 62, space: 36, grid: { stroke: colour("--line"), width: 1 }, values: (_, splits) => splits.map((n) => short(n, unit)) },
       ],
       hooks: { setCursor: [point] },
     };
