@@ -21,6 +21,7 @@ FAMILIES = {
     "autobahn_cases": 900,
     "browser": 60,
     "postgres": 60,
+    "ledger_api": 900,
     "kafka_consumers": 240,
     "h2_conformance": 90,
     "edges": 60,

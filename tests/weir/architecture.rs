@@ -29,6 +29,7 @@ const ASSEMBLY: &[&str] = &[
     "ledger_command",
     "usage_command",
     "audit_command",
+    "token_command",
     "demo",
 ];
 
@@ -51,6 +52,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "ledger_command" => &["cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
+        "token_command" => &["cli", "portal"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
