@@ -13,7 +13,8 @@ use crate::cli::AuditArgs;
 use crate::config::Sink;
 use crate::ledger_command::{Setting, hour, runtime, security};
 use crate::rollup::{
-    self, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Part, PartAudit, Spot, Step, Watch, Watcher,
+    self, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Part, PartAudit, Spot, Step, Watch,
+    Watcher,
 };
 use crate::source::{Next, Source, Start};
 use crate::store::Found;
@@ -59,7 +60,8 @@ fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, 
         let watcher = Box::new(move |stream: &_, seq, record: &_| {
             seen.lock().unwrap_or_else(PoisonError::into_inner).see(stream, seq, record);
         });
-        let usage = runtime.block_on(async { anyhow::Ok(rollup::part_usage(&setting.store().await?, &part).await?) })?;
+        let usage =
+            runtime.block_on(async { anyhow::Ok(rollup::part_usage(&setting.store().await?, &part).await?) })?;
         (usage, reread(setting, Some(watcher))?)
     };
     again.unwatch();
@@ -99,10 +101,18 @@ fn print_part(audit: &PartAudit) -> anyhow::Result<()> {
         writeln!(out, "{account:<20} {a:>20} {b:>20} {c:>20} {d:>+14}")?;
     }
     if !audit.explained.is_empty() {
-        writeln!(out, "\n{:<12} {:<20} {:<20} {:>9} {:>15} {:>15}", "cause", "node", "account", "records", "received", "sent")?;
+        writeln!(
+            out,
+            "\n{:<12} {:<20} {:<20} {:>9} {:>15} {:>15}",
+            "cause", "node", "account", "records", "received", "sent"
+        )?;
     }
-    for Cause { cause, node, account, records, received_bytes, sent_bytes, note } in audit.explained.iter().take(LISTED) {
-        writeln!(out, "{cause:<12} {node:<20} {account:<20} {records:>9} {received_bytes:>15} {sent_bytes:>15}  {note}")?;
+    for Cause { cause, node, account, records, received_bytes, sent_bytes, note } in audit.explained.iter().take(LISTED)
+    {
+        writeln!(
+            out,
+            "{cause:<12} {node:<20} {account:<20} {records:>9} {received_bytes:>15} {sent_bytes:>15}  {note}"
+        )?;
     }
     if audit.explained.len() > LISTED {
         writeln!(out, "and {} more: --json lists them", audit.explained.len() - LISTED)?;

@@ -39,13 +39,15 @@ impl Ledger {
     /// Starts it on the sidecar's configuration in this directory, and waits until it shows its page.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
         let said = directory.join("ledger.out");
-        let child = command(directory, &[])?.stdout(File::create(&said)?).spawn().context("cannot start weir ledger")?;
+        let child =
+            command(directory, &[])?.stdout(File::create(&said)?).spawn().context("cannot start weir ledger")?;
         let mut ledger = Self { child, page: String::new(), directory: directory.to_owned() };
         let deadline = Instant::now() + START_MAX;
         while ledger.page.is_empty() {
             // The line is whole once its end is there.
             let text = std::fs::read_to_string(&said)?;
-            let link = text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(|line| line.split_once(": "));
+            let link =
+                text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(|line| line.split_once(": "));
             if let Some((_, link)) = link {
                 link.trim().clone_into(&mut ledger.page);
             } else if Instant::now() > deadline || ledger.child.try_wait()?.is_some() {

@@ -22,8 +22,11 @@ const START_MAX: Duration = Duration::from_secs(20);
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
 /// So small that the page of alerts has something to show within a minute.
-const BUDGETS: [(&str, &str, u64); 3] =
-    [("acme", "requests", 20_000), ("globex", "egress_bytes", 1_000_000_000), ("umbrella", "egress_bytes", 100_000_000)];
+const BUDGETS: [(&str, &str, u64); 3] = [
+    ("acme", "requests", 20_000),
+    ("globex", "egress_bytes", 1_000_000_000),
+    ("umbrella", "egress_bytes", 100_000_000),
+];
 
 /// A running weir.
 pub struct Sidecar {

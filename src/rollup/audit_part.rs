@@ -150,7 +150,9 @@ impl Watch {
         for (series, ..) in usage {
             audit.usage.entry(series.account.clone()).or_default();
         }
-        for (series, _, sums) in usage.iter().filter(|(series, ..)| series.correction.is_empty() && series.corrects.is_empty()) {
+        for (series, _, sums) in
+            usage.iter().filter(|(series, ..)| series.correction.is_empty() && series.corrects.is_empty())
+        {
             let (_, said) = audit.usage.entry(series.account.clone()).or_default();
             add(said, &sums.bytes);
         }
@@ -238,7 +240,8 @@ impl Watch {
             if touches {
                 let records = i64::try_from(seqs(gap)).unwrap_or(i64::MAX);
                 let (first, last, place) = (gap.first_seq, gap.next_seq - 1, &gap.place);
-                let note = format!("epoch {} shard {} seqs {first} to {last} ({})", place.epoch, place.shard, gap.cause);
+                let note =
+                    format!("epoch {} shard {} seqs {first} to {last} ({})", place.epoch, place.shard, gap.cause);
                 name("open_gap", (&place.node, ""), records, [0, 0], note);
             }
         }
@@ -273,7 +276,13 @@ impl Watch {
             let is_late = month.is_some_and(|(from_us, to_us)| from_us < self.part.to_us && to_us > self.part.from_us);
             if is_late && series.correction.is_empty() && series.kind != Kind::Gap {
                 let bytes = [sums.bytes[RECEIVED], sums.bytes[SENT]];
-                name("late", ("", &series.account), sums.records, bytes, format!("of {}, sealed before", series.corrects));
+                name(
+                    "late",
+                    ("", &series.account),
+                    sums.records,
+                    bytes,
+                    format!("of {}, sealed before", series.corrects),
+                );
             }
         }
     }

@@ -71,7 +71,7 @@ mod model_tests;
 
 pub use audit::{Audit, Look, Step, look};
 pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
-pub use book::{Book, Watcher, GAP, Options, Refused, Spot, UNITEMISED, fingerprint_of, seqs, tally_of};
+pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use correction::{Change, corrected};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};

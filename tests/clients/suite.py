@@ -22,6 +22,7 @@ FAMILIES = {
     "browser": 60,
     "pages": 400,
     "postgres": 60,
+    "ledger_api": 900,
     "kafka_consumers": 240,
     "h2_conformance": 90,
     "edges": 60,

@@ -2,6 +2,7 @@
 
 mod flow;
 mod kafka;
+mod portal;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
