@@ -2,6 +2,7 @@
 //! unexplained. What lies in the journal, the files or the topic now is read again from its oldest record.
 
 use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
@@ -10,8 +11,11 @@ use rdkafka::message::Headers;
 
 use crate::cli::AuditArgs;
 use crate::config::Sink;
-use crate::ledger_command::{Setting, runtime, security};
-use crate::rollup::{self, Audit, Book, Feed, FilesFeed, JournalFeed, KafkaFeed, Spot, Step};
+use crate::ledger_command::{Setting, hour, runtime, security};
+use crate::rollup::{
+    self, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Part, PartAudit, Spot, Step, Watch,
+    Watcher,
+};
 use crate::source::{Next, Source, Start};
 use crate::store::Found;
 
@@ -26,7 +30,10 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<()> {
     let runtime = runtime()?;
     let look = runtime.block_on(async { anyhow::Ok(rollup::look(&setting.store().await?).await?) })?;
     let Some(look) = look else { bail!("the ledger commits faster than it can be looked at: stop it for the audit") };
-    let again = reread(&setting)?;
+    if args.from.is_some() || args.to.is_some() || args.account.is_some() || args.node.is_some() {
+        return part(args, &setting, &runtime, look);
+    }
+    let again = reread(&setting, None)?;
     let audit = Audit::new(&look, setting.options()?, Some((name(&setting.sink), &again)))?;
     if args.json {
         println!("{}", audit.json());
@@ -39,6 +46,86 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<()> {
     bail!("{} differences are not explained", audit.unexplained.len());
 }
 
+/// Of a time, an account or a node.
+fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, look: Look) -> anyhow::Result<()> {
+    let part = Part {
+        from_us: hour(&args.from, i64::MIN)?,
+        to_us: hour(&args.to, i64::MAX)?,
+        account: args.account.clone(),
+        node: args.node.clone(),
+    };
+    let watch = Arc::new(Mutex::new(Watch::new(&look, setting.options()?, part.clone())?));
+    let (usage, mut again) = {
+        let seen = watch.clone();
+        let watcher = Box::new(move |stream: &_, seq, record: &_| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).see(stream, seq, record);
+        });
+        let usage =
+            runtime.block_on(async { anyhow::Ok(rollup::part_usage(&setting.store().await?, &part).await?) })?;
+        (usage, reread(setting, Some(watcher))?)
+    };
+    again.unwatch();
+    let Some(watch) = Arc::into_inner(watch) else { bail!("the source is still being read") };
+    let audit = watch.into_inner().unwrap_or_else(PoisonError::into_inner).judge(&look, &mut again, &usage)?;
+    if args.json {
+        println!("{}", audit.json());
+    } else {
+        print_part(&audit)?;
+    }
+    if audit.unexplained.is_empty() {
+        return Ok(());
+    }
+    bail!("{} differences are not explained", audit.unexplained.len());
+}
+
+fn print_part(audit: &PartAudit) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<20} {:<24} {:>10} {:>17} {:>17} {:>17} {:>17}",
+        "records of node", "account", "records", "sessions received", "sessions sent", "requests sent", "acknowledged"
+    )?;
+    for ((node, account), tally) in &audit.records {
+        let [a, b, c, d] = [tally.sessions[1], tally.sessions[4], tally.requests[4], tally.sessions[6]];
+        writeln!(out, "{node:<20} {account:<24} {:>10} {a:>17} {b:>17} {c:>17} {d:>17}", tally.records)?;
+    }
+    if !audit.usage.is_empty() {
+        writeln!(
+            out,
+            "\n{:<20} {:>20} {:>20} {:>20} {:>14}",
+            "account", "sent, by records", "sent, by usage", "acknowledged", "difference"
+        )?;
+    }
+    for (account, (expected, said)) in &audit.usage {
+        let [a, b, c, d] = [expected[4], said[4], said[6], said[4] - expected[4]];
+        writeln!(out, "{account:<20} {a:>20} {b:>20} {c:>20} {d:>+14}")?;
+    }
+    if !audit.explained.is_empty() {
+        writeln!(
+            out,
+            "\n{:<12} {:<20} {:<20} {:>9} {:>15} {:>15}",
+            "cause", "node", "account", "records", "received", "sent"
+        )?;
+    }
+    for Cause { cause, node, account, records, received_bytes, sent_bytes, note } in audit.explained.iter().take(LISTED)
+    {
+        writeln!(
+            out,
+            "{cause:<12} {node:<20} {account:<20} {records:>9} {received_bytes:>15} {sent_bytes:>15}  {note}"
+        )?;
+    }
+    if audit.explained.len() > LISTED {
+        writeln!(out, "and {} more: --json lists them", audit.explained.len() - LISTED)?;
+    }
+    for line in &audit.unexplained {
+        writeln!(out, "unexplained  {line}")?;
+    }
+    if audit.unexplained.is_empty() {
+        writeln!(out, "\nevery byte is explained")?;
+    }
+    Ok(())
+}
+
 fn name(sink: &Sink) -> &'static str {
     match sink {
         Sink::None => "journal",
@@ -48,8 +135,11 @@ fn name(sink: &Sink) -> &'static str {
 }
 
 /// Everything that the source still has, in a book of its own.
-fn reread(setting: &Setting) -> anyhow::Result<Book> {
+fn reread(setting: &Setting, watcher: Option<Watcher>) -> anyhow::Result<Book> {
     let mut book = Book::open(Found::default(), setting.options()?).map_err(anyhow::Error::msg)?;
+    if let Some(watcher) = watcher {
+        book.watch(watcher);
+    }
     let mut feed = match &setting.sink {
         Sink::None => Feed::Journal(JournalFeed::new(&setting.state_dir)),
         Sink::File(file) => Feed::Files(FilesFeed::new(&file.path)),

@@ -51,6 +51,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Correct usage by hand: a row more, with who and why
     Correct(CorrectArgs),
+    /// Make tokens that the ledger's portal takes, and keys that they are signed with
+    Token(TokenArgs),
 }
 
 /// `weir run`
@@ -658,6 +660,61 @@ pub struct CorrectedBy {
     pub actor: Option<String>,
 }
 
+/// `weir token`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir token key portal.key\n  weir token issue --key portal.key --account acme --valid-s 3600\n  \
+                  weir token issue --key portal.key --scope admin"
+)]
+pub struct TokenArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What `weir token` does.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a key, and its public half in FILE.pub
+    #[command(after_help = "Example:\n  weir token key portal.key")]
+    Key {
+        /// The file to make; it must not be there yet
+        file: PathBuf,
+    },
+    /// Print a token
+    #[command(after_help = "Examples:\n  weir token issue --key portal.key --account acme --valid-s 3600\n  \
+                      weir token issue --key /var/lib/weir/portal.key --scope admin --subject jo")]
+    Issue {
+        /// The key that signs it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// What it lets see
+        #[arg(long, value_enum, default_value = "usage:read")]
+        scope: TokenScope,
+        /// Whose usage, with usage:read
+        #[arg(long, value_name = "ACCOUNT", required_if_eq("scope", "usage:read"))]
+        account: Option<String>,
+        /// Who will stand in the list of accesses [default: the account, else the user]
+        #[arg(long, value_name = "NAME")]
+        subject: Option<String>,
+        /// Good for so many seconds from now on
+        #[arg(long, value_name = "N", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_622_400))]
+        valid_s: u64,
+    },
+}
+
+/// What a token lets see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TokenScope {
+    /// The usage of one account.
+    #[value(name = "usage:read")]
+    UsageRead,
+    /// Everything.
+    Admin,
+}
+
 /// `weir health`
 #[derive(Debug, Args)]
 #[command(after_help = "Example:\n  weir health --admin 127.0.0.1:9900")]
@@ -727,6 +784,12 @@ mod tests {
             ("weir period close 2026-11 --with-holes", None),
             ("weir period close", Some(64)),
             ("weir audit --json", None),
+            ("weir token key a", None),
+            ("weir token issue --key a --account b", None),
+            ("weir token issue --key a --scope admin --valid-s 60", None),
+            ("weir token issue --key a", Some(64)),
+            ("weir token issue --key a --account b --valid-s 0", Some(64)),
+            ("weir token issue --key a --account b --scope root", Some(64)),
             ("weir journal export --state a --to b --form protobuf --unshipped", None),
             ("weir journal export --state a", Some(64)),
             ("weir journal", Some(64)),

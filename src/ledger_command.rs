@@ -16,13 +16,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, bail};
-use metrics_exporter_prometheus::PrometheusBuilder;
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::{error, info};
 
 use crate::alerts;
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
-use crate::clock::{Clock, hour_of, parse_utc, utc_text};
+use crate::clock::{Clock, DAY_US, hour_of, parse_utc, utc_text};
 use crate::config::{Alerts, Budget, Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
@@ -31,6 +32,8 @@ use crate::wire::VerifyingKey;
 
 /// Between two attempts after a failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often what is old is forgotten.
+const FORGET: Duration = Duration::from_secs(3600);
 /// Between two lines that say how far it is.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -156,6 +159,7 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     }
     let runtime = runtime()?;
     let stop = stops(&runtime);
+    let prometheus = PrometheusBuilder::new().install_recorder().context("cannot start metrics")?;
     let mut consumer = open(&setting, &runtime)?;
     info!(database = shown(&setting.ledger.database), "the ledger reads");
     let vitals = Arc::new(Vitals::default());
@@ -165,7 +169,8 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     {
         runtime.spawn(alerts.run());
     }
-    let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone())?)? };
+    let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone(), prometheus))? };
+    runtime.spawn(forget(setting.ledger.clone(), setting.portal.access_keep_days));
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let progress = match consumer.step() {
@@ -175,11 +180,14 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
                 let error = format!("{:#}", anyhow::Error::from(error));
                 error!(error, "nothing was written: begun again in {} s", RETRY.as_secs());
                 vitals.failed(&error);
+                metrics().ledger_failures.increment(1);
                 std::thread::sleep(RETRY);
                 continue;
             }
         };
         vitals.stepped();
+        metrics().ledger_records.increment(progress.records);
+        metrics().ledger_duplicates.increment(progress.duplicates);
         records += progress.records;
         duplicates += progress.duplicates;
         if reported.elapsed() >= REPORT {
@@ -206,16 +214,38 @@ fn alerts_of(setting: &Setting, runtime: &tokio::runtime::Runtime) -> anyhow::Re
     Ok(alerts::Alerts::new(store, setting.alerts.clone(), setting.budgets.clone(), setting.meters.clone()))
 }
 
-fn portal_of(setting: &Setting, vitals: Arc<Vitals>) -> anyhow::Result<portal::Setting> {
-    Ok(portal::Setting {
+/// Every hour: what is older than it is to be kept.
+async fn forget(ledger: Ledger, access_keep_days: u32) {
+    loop {
+        match forget_now(&ledger, access_keep_days).await {
+            Ok(()) => {}
+            Err(error) => error!(%error, "old records and accesses are still there: tried again in an hour"),
+        }
+        tokio::time::sleep(FORGET).await;
+    }
+}
+
+async fn forget_now(ledger: &Ledger, access_keep_days: u32) -> Result<(), crate::store::Error> {
+    let store = Store::open(&ledger.database).await?;
+    let now_us = Clock::anchored().now_us();
+    store.forget_blocks(now_us - i64::from(ledger.details_keep_days) * DAY_US).await?;
+    if access_keep_days > 0 {
+        store.forget_accesses(now_us - i64::from(access_keep_days) * DAY_US).await?;
+    }
+    Ok(())
+}
+
+fn portal_of(setting: &Setting, vitals: Arc<Vitals>, prometheus: PrometheusHandle) -> portal::Setting {
+    portal::Setting {
         portal: setting.portal.clone(),
         state_dir: setting.state_dir.clone(),
         database: setting.ledger.database.clone(),
         details_keep_days: setting.ledger.details_keep_days,
         meters: setting.meters.clone(),
+        budgets: setting.budgets.clone(),
         vitals,
-        prometheus: PrometheusBuilder::new().install_recorder().context("cannot start metrics")?,
-    })
+        prometheus,
+    }
 }
 
 /// Set once the system, or the user, wants it to end.

@@ -10,7 +10,7 @@
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
 //!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
-//!   [`demo`]
+//!   [`token_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -49,4 +49,5 @@ pub mod handover;
 pub mod ip;
 pub mod journal_command;
 pub mod ledger_command;
+pub mod token_command;
 pub mod usage_command;

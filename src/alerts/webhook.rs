@@ -133,10 +133,19 @@ where
 {
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     let mut connection = std::pin::pin!(connection);
-    let answer = tokio::select! {
-        answer = sender.send_request(request) => answer?,
-        // It ended before the answer: the sender says why.
-        _ = connection.as_mut() => return Err(Failure::Connect(io::ErrorKind::UnexpectedEof.into())),
+    let mut sent = std::pin::pin!(sender.send_request(request));
+    let mut has_ended = false;
+    let answer = loop {
+        tokio::select! {
+            answer = sent.as_mut() => break answer?,
+            // Its end may be known before the answer that came with it; without one, the sender says why.
+            ended = connection.as_mut(), if !has_ended => {
+                has_ended = true;
+                if let Err(error) = ended {
+                    tracing::debug!(%error, "the connection to a webhook");
+                }
+            }
+        }
     };
     if answer.status().is_success() { Ok(()) } else { Err(Failure::Refused(answer.status())) }
 }

@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use super::fields::{Pem, Section};
+use super::check_listeners::certificate;
+use super::fields::Section;
 use super::portal::Portal;
 use super::raw::RawPortal;
-use super::routing::CertificateFiles;
 
 /// Where usage is shown, and to whom.
 pub(super) fn portal(section: &mut Section<'_>, raw: &RawPortal) -> Portal {
@@ -14,21 +14,11 @@ pub(super) fn portal(section: &mut Section<'_>, raw: &RawPortal) -> Portal {
         Some(given) if given.get_ref() == "off" => None,
         Some(given) => section.address("listen", given),
     };
-    let tls = match (&raw.certificate, &raw.key) {
-        (Some(certificate), Some(key)) => Some(CertificateFiles {
-            certificate: section.pem("certificate", certificate, Pem::Certificate),
-            key: section.pem("key", key, Pem::Key),
-        }),
-        (Some(given), None) => {
-            section.missing(given.span(), "key", "write the certificate's private key");
-            None
-        }
-        (None, Some(given)) => {
-            section.missing(given.span(), "certificate", "write the key's certificate");
-            None
-        }
-        (None, None) => None,
-    };
+    let tls = raw.tls.as_ref().and_then(|given| {
+        let pair = given.get_ref();
+        let section = &mut section.check.section("portal.tls");
+        certificate(section, pair.certificate.as_ref(), pair.key.as_ref(), given.span())
+    });
     let public_keys = raw.public_keys.iter().flat_map(|list| list.get_ref());
     let public_keys = public_keys.map(|given| section.path("public_keys", given)).collect();
     let valid_s = section.number("token_valid_s_max", &raw.token_valid_s_max, 86_400, 60..=31_622_400);

@@ -15,7 +15,6 @@ pub struct Portal {
     #[serde(serialize_with = "serialized::address_or_off")]
     pub listen: Option<SocketAddr>,
     /// With it, TLS.
-    #[serde(flatten)]
     pub tls: Option<CertificateFiles>,
     /// Files of the public keys that tokens may be signed with; none: a key of the ledger's own, in `state_dir`.
     pub public_keys: Vec<PathBuf>,

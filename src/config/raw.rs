@@ -121,8 +121,7 @@ pub(super) struct RawVerifyingKey {
 #[serde(deny_unknown_fields)]
 pub(super) struct RawPortal {
     pub(super) listen: Text,
-    pub(super) certificate: Text,
-    pub(super) key: Text,
+    pub(super) tls: Option<Spanned<RawCertificate>>,
     pub(super) public_keys: Texts,
     pub(super) token_valid_s_max: Number,
     pub(super) requests_per_minute_max: Number,

@@ -97,8 +97,8 @@ async fn usage(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -> R
     let limit = asked.number("limit", ROWS_DEFAULT, ROWS_MAX)?;
     let window = asked.choice("window", &WINDOWS)?;
     let by = asked.list("group_by").into_iter().map(|name| chosen("group_by", name, &Dimension::ALL));
-    let mut by: Vec<Dimension> = by.collect::<Result<_, _>>()?;
-    by.dedup();
+    let by: Vec<Dimension> = by.collect::<Result<_, _>>()?;
+    unique("group_by", &by)?;
     let only: Vec<(Dimension, String)> = Dimension::ALL
         .into_iter()
         .filter(|(_, dimension)| !matches!(dimension, Dimension::Account | Dimension::Corrects))
@@ -151,6 +151,12 @@ async fn usage(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -> R
     Ok(export::page(&body, items.len()))
 }
 
+/// Two columns of one name could not be told apart.
+fn unique<T: PartialEq>(name: &str, list: &[T]) -> Result<(), Problem> {
+    let is_twice = list.iter().enumerate().any(|(at, item)| list[..at].contains(item));
+    if is_twice { Err(Problem::bad(format!("`{name}` names something twice"))) } else { Ok(()) }
+}
+
 fn in_order(from_us: i64, to_us: i64) -> Result<(), Problem> {
     if from_us < to_us { Ok(()) } else { Err(Problem::bad("`from` does not lie before `to`")) }
 }
@@ -158,8 +164,8 @@ fn in_order(from_us: i64, to_us: i64) -> Result<(), Problem> {
 fn chosen_meters(portal: &Portal, asked: &Asked) -> Result<Vec<Meter>, Problem> {
     let all: Vec<(&str, usize)> =
         portal.meters.iter().enumerate().map(|(at, meter)| (meter.name.as_str(), at)).collect();
-    let mut names = asked.list("meter");
-    names.dedup();
+    let names = asked.list("meter");
+    unique("meter", &names)?;
     if names.is_empty() {
         return Ok(portal.meters.clone());
     }
@@ -455,4 +461,27 @@ async fn accesses(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -
     });
     let rows = rows.collect();
     whole(&asked, "accesses", columns, rows, json!({}))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_document_names_every_endpoint_and_parameter_and_no_other() {
+        let document: Json = serde_json::from_str(OPENAPI).unwrap();
+        let paths = document["paths"].as_object().unwrap();
+        let there: BTreeSet<&str> = paths.keys().map(String::as_str).collect();
+        assert_eq!(there, ROUTES.iter().map(|(path, ..)| *path).collect());
+        for (path, _, parameters) in ROUTES {
+            let named = paths[path]["get"]["parameters"].as_array().unwrap();
+            let named: BTreeSet<&str> = named.iter().map(|parameter| parameter["name"].as_str().unwrap()).collect();
+            assert_eq!(named, parameters.iter().copied().collect(), "{path}");
+        }
+        let properties = document["components"]["schemas"]["Detail"]["properties"].as_object().unwrap();
+        let columns: BTreeSet<String> = details::columns().iter().map(|column| column.name.to_string()).collect();
+        assert_eq!(properties.keys().cloned().collect::<BTreeSet<_>>(), columns);
+        assert!(details::PARAMETERS.iter().all(|name| DETAILS.contains(name)));
+    }
 }

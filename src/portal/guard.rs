@@ -15,6 +15,7 @@ use tracing::error;
 use super::accesses::Shown;
 use super::viewer::{self, Viewer};
 use super::{Portal, Problem};
+use crate::metrics::metrics;
 use crate::store::Access;
 
 /// Path and query.
@@ -170,7 +171,7 @@ fn who(portal: &Portal, request: &Request) -> Result<Viewer, Problem> {
     let claims = match portal.keys.verify(token, SystemTime::now()) {
         Ok(claims) => claims,
         Err(refused) => {
-            metrics::counter!("weir_portal_tokens_refused_total").increment(1);
+            metrics().portal_tokens_refused.increment(1);
             portal.strangers.take(stranger, Instant::now()).map_err(too_often)?;
             return Err(Problem::unauthorised(format!("the token is not good: {refused}")));
         }

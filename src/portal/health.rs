@@ -9,10 +9,14 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 
-use super::Portal;
+use super::guard::now_us;
+use super::{Portal, Problem, figures};
+use crate::metrics::metrics;
 
 /// A ledger that has ended no step for so long is not ready.
 const STALLED: Duration = Duration::from_secs(60);
+/// Nodes with a metric of their own.
+const NODES_MAX: usize = 1_000;
 
 /// How the ledger is: what its loop says after each step.
 #[derive(Debug, Default)]
@@ -50,7 +54,10 @@ impl Vitals {
 }
 
 pub(super) fn routes() -> Router<Arc<Portal>> {
-    Router::new().route("/livez", get(async || "alive\n")).route("/readyz", get(ready)).route("/metrics", get(metrics))
+    Router::new()
+        .route("/livez", get(async || "alive\n"))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(prometheus))
 }
 
 /// Strangers ask: why it is not so stands in the log.
@@ -61,8 +68,21 @@ async fn ready(State(portal): State<Arc<Portal>>) -> Response {
     }
 }
 
-async fn metrics(State(portal): State<Arc<Portal>>) -> Response {
+async fn prometheus(State(portal): State<Arc<Portal>>) -> Result<Response, Problem> {
+    let complete = figures::completeness(&portal.store).await?;
+    let metrics = metrics();
+    let seconds = |us: i64| (us / 1_000_000) as f64;
+    let lag_us = complete.until_us.map_or(0, |until_us| (now_us() - until_us).max(0));
+    metrics.ledger_lag_seconds.set(seconds(lag_us));
+    metrics.ledger_complete_until_seconds.set(seconds(complete.until_us.unwrap_or(0)));
+    metrics.ledger_missing_records.set(complete.missing_records as f64);
+    metrics.ledger_gaps.set(complete.gaps.len() as f64);
+    metrics.ledger_quarantined.set(complete.quarantined as f64);
+    for node in complete.nodes.iter().take(NODES_MAX) {
+        let until_us = node.complete_until_us.unwrap_or(0);
+        metrics::gauge!("weir_ledger_node_complete_until_seconds", "node" => node.name.clone()).set(seconds(until_us));
+    }
     portal.prometheus.run_upkeep();
     let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
-    (kind, portal.prometheus.render()).into_response()
+    Ok((kind, portal.prometheus.render()).into_response())
 }

@@ -15,6 +15,7 @@ use super::guard::{Peer, network, too_often, wants_page};
 use super::token::{Claims, Scope, SigningKey};
 use super::viewer::COOKIE_NAME;
 use super::{Portal, Problem};
+use crate::metrics::metrics;
 
 /// A form with a token in it.
 const FORM_BYTES_MAX: usize = 8 << 10;
@@ -67,7 +68,7 @@ async fn login(State(portal): State<Arc<Portal>>, request: Request) -> Result<Re
     match portal.keys.verify(&token, SystemTime::now()) {
         Ok(claims) => Ok(entered(&portal, &token, &claims, "/")),
         Err(refused) => {
-            metrics::counter!("weir_portal_tokens_refused_total").increment(1);
+            metrics().portal_tokens_refused.increment(1);
             portal.strangers.take(network, Instant::now()).map_err(too_often)?;
             if wants_page {
                 return Ok((StatusCode::SEE_OTHER, [(header::LOCATION, "/login?refused=1")]).into_response());

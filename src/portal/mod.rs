@@ -41,6 +41,7 @@ mod guard;
 mod health;
 mod listener;
 mod login;
+mod pages;
 mod parquet;
 mod problem;
 mod rates;
@@ -53,11 +54,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
-use axum::middleware::from_fn_with_state;
+use axum::middleware::{from_fn, from_fn_with_state};
 use metrics_exporter_prometheus::PrometheusHandle;
 use tokio::sync::Semaphore;
 
-use crate::config::{self, Meter};
+use crate::config::{self, Budget, Meter};
 use crate::store::{self, Store};
 pub use accesses::Shown;
 pub use api::ROUTES;
@@ -102,6 +103,8 @@ pub struct Portal {
     pub store: Store,
     /// `[[meters]]`, the default ones among them.
     pub meters: Vec<Meter>,
+    /// `[[budgets]]`.
+    pub budgets: Vec<Budget>,
     /// `[portal]`.
     pub settings: config::Portal,
     /// How the ledger is.
@@ -130,6 +133,8 @@ pub struct Setting {
     pub details_keep_days: u32,
     /// `[[meters]]`.
     pub meters: Vec<Meter>,
+    /// `[[budgets]]`.
+    pub budgets: Vec<Budget>,
     /// How the ledger is.
     pub vitals: Arc<Vitals>,
     /// Where metrics are gathered.
@@ -167,6 +172,7 @@ pub fn start(setting: Setting) -> Result<Option<Serving>, Error> {
         details_keep_days: setting.details_keep_days,
         store,
         meters: setting.meters,
+        budgets: setting.budgets,
         vitals: setting.vitals,
         prometheus: setting.prometheus,
         keys,
@@ -198,7 +204,8 @@ fn keys(settings: &config::Portal, state_dir: &Path) -> Result<(token::PublicKey
 
 /// Everything there is, behind the guard.
 pub fn routes(portal: &Arc<Portal>) -> Router {
-    let routes = Router::new().merge(api::routes()).merge(health::routes()).merge(login::routes());
+    let routes =
+        Router::new().merge(api::routes()).merge(health::routes()).merge(login::routes()).merge(pages::routes());
     routes
         .fallback(|| async {
             Problem::new(axum::http::StatusCode::NOT_FOUND, "there is nothing here: see /openapi.json")
@@ -207,5 +214,6 @@ pub fn routes(portal: &Arc<Portal>) -> Router {
             Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "not with this method: see /openapi.json")
         })
         .layer(from_fn_with_state(portal.clone(), guard::guard))
+        .layer(from_fn(pages::errors_as_pages))
         .with_state(portal.clone())
 }

@@ -88,6 +88,9 @@ struct Kept {
     tally: Tally,
 }
 
+/// What sees records that come.
+pub type Watcher = Box<dyn FnMut(&StreamId, u64, &UsageRecord) + Send>;
+
 /// Everything known.
 pub struct Book {
     verifier: Verifier,
@@ -100,6 +103,7 @@ pub struct Book {
     seals: i64,
     changed: Changed,
     keeps_details: bool,
+    watcher: Option<Watcher>,
 }
 
 /// What this batch has changed so far.
@@ -161,12 +165,23 @@ impl Book {
             seals: found.seals,
             changed: Changed::default(),
             keeps_details: false,
+            watcher: None,
         })
     }
 
     /// From now on, records themselves are kept too, to be looked up one by one.
     pub fn keep_details(&mut self) {
         self.keeps_details = true;
+    }
+
+    /// Each record is shown to this too, once, when it comes for the first time.
+    pub fn watch(&mut self, watcher: Watcher) {
+        self.watcher = Some(watcher);
+    }
+
+    /// To nobody any more.
+    pub fn unwatch(&mut self) {
+        self.watcher = None;
     }
 
     /// Where reading of a part goes on; none where it never began.
@@ -297,6 +312,9 @@ impl Book {
             self.regap(&stream, &given_up, (behind_us, first_at_us));
         }
         for (seq, record) in &records {
+            if let Some(watcher) = &mut self.watcher {
+                watcher(&stream, *seq, record);
+            }
             self.record(&stream, *seq, record);
         }
         if self.keeps_details {
@@ -664,6 +682,23 @@ fn deltas(record: &UsageRecord) -> Bytes {
 
 fn totals(record: &UsageRecord) -> Bytes {
     record.totals().to_array().map(signed)
+}
+
+/// The sums over a stream's records, as the store keeps them.
+pub fn tally_of(row: &StreamRow) -> Result<Tally, String> {
+    let kept: Kept =
+        serde_json::from_str(&row.state).map_err(|error| format!("the state of {:?}: {error}", row.place))?;
+    Ok(kept.tally)
+}
+
+/// What a record that states its own position adds to the fingerprint of its bucket.
+pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
+    let stream = StreamId {
+        node: record.node.clone(),
+        epoch: u32::try_from(record.epoch).unwrap_or_default(),
+        shard: u16::try_from(record.shard).unwrap_or_default(),
+    };
+    fingerprint(&stream, unsigned(record.seq), &deltas(record))
 }
 
 /// Which record, and what it brought: equal sums in two stores mean the same records.

@@ -53,6 +53,7 @@
 //! (beyond, `(other)`), items as many as there are open sessions: about 600 bytes of memory each.
 
 mod audit;
+mod audit_part;
 mod book;
 mod catalog;
 mod consume;
@@ -69,7 +70,8 @@ mod window;
 mod model_tests;
 
 pub use audit::{Audit, Look, Step, look};
-pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
+pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
+pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use correction::{Change, corrected};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};

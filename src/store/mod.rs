@@ -42,6 +42,9 @@ mod seal;
 mod slice;
 
 #[cfg(test)]
+mod details_tests;
+
+#[cfg(test)]
 #[path = "../../tests/weir/rig/postgres.rs"]
 #[allow(clippy::panic)]
 pub(crate) mod postgres;

@@ -30,6 +30,7 @@ const ASSEMBLY: &[&str] = &[
     "usage_command",
     "audit_command",
     "correct_command",
+    "token_command",
     "demo",
 ];
 
@@ -54,6 +55,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],
+        "token_command" => &["cli", "portal"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],

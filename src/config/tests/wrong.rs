@@ -46,7 +46,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "[[budgets]]\naccount = \"acme\"\nmeter = \"egres_bytes\"\namount = 5",
         "",
-        "weir.toml:4:9: budgets.meter: \"egres_bytes\" is not known; did you mean \"egress_bytes\"? Known: \
+        "weir.toml:3:9: budgets.meter: \"egres_bytes\" is not known; did you mean \"egress_bytes\"? Known: \
          egress_bytes, ingress_bytes, requests, sessions, session_seconds",
     ),
     ("[log]\nformt = \"text\"", "", "weir.toml:2:1: log.formt: unknown key; did you mean `format`?"),
