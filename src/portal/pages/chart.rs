@@ -104,7 +104,7 @@ pub(super) fn share(part: i64, whole: i64) -> Markup {
 /// A share as text.
 pub(super) fn percent(part: i64, whole: i64) -> String {
     match permille(part, whole) {
-        0 if part > 0 => "< 0.1 %".to_owned(),
+        0 if part > 0 && whole > 0 => "< 0.1 %".to_owned(),
         permille => format!("{}.{} %", permille / 10, permille % 10),
     }
 }
