@@ -51,6 +51,8 @@ pub enum Command {
     Audit(AuditArgs),
     /// Make tokens that the ledger's portal takes, and keys that they are signed with
     Token(TokenArgs),
+    /// Correct usage by hand: a row more, with who and why
+    Correct(CorrectArgs),
 }
 
 /// `weir run`
@@ -533,14 +535,129 @@ pub enum PeriodCommand {
 
 /// `weir audit`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json")]
+#[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json\n  \
+                  weir audit --from 2026-11-01 --to 2026-12-01 --account acme")]
 pub struct AuditArgs {
     /// Which.
     #[command(flatten)]
     pub place: LedgerPlace,
+    /// From this time on, UTC: 2026-01-31 or 2026-01-31T12:00:00Z, in whole hours
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only this account, by node
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only this node, by account
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
     /// JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `weir correct`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir correct add egress_bytes=-1048576 --account acme --at 2026-11-03T14:00:00Z --reason \"our retry, ticket 4711\"\n  \
+                  weir correct move --account acme --to-account umbrella --from 2026-11-03 --to 2026-11-04 --reason \"wrong table\"\n  \
+                  weir correct undo c1 --reason \"it was right after all\"\n  weir correct list"
+)]
+pub struct CorrectArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CorrectCommand,
+}
+
+/// What `weir correct` does. Nothing is overwritten; what belongs to a sealed month counts in the open one, and names it.
+#[derive(Debug, Subcommand)]
+pub enum CorrectCommand {
+    /// Add to what an account used, or take from it
+    Add {
+        /// Meter or column, and how much, like egress_bytes=-1048576
+        #[arg(required = true, value_name = "METER=AMOUNT", allow_hyphen_values = true)]
+        amounts: Vec<String>,
+        /// Whose
+        #[arg(long, value_name = "ACCOUNT")]
+        account: String,
+        /// The hour it is about, UTC
+        #[arg(long, value_name = "TIME")]
+        at: String,
+        /// Of this endpoint
+        #[arg(long, value_name = "NAME", default_value = "")]
+        endpoint: String,
+        /// Of this host
+        #[arg(long, value_name = "NAME", default_value = "")]
+        host: String,
+        /// Of this protocol, like h2
+        #[arg(long, value_name = "NAME", default_value = "")]
+        protocol: String,
+        /// Of clients in this country
+        #[arg(long, value_name = "CODE", default_value = "")]
+        country: String,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// Give what one account used to another
+    Move {
+        /// Whose it is said to be
+        #[arg(long, value_name = "ACCOUNT")]
+        account: String,
+        /// Whose it is
+        #[arg(long, value_name = "ACCOUNT")]
+        to_account: String,
+        /// From this time on, UTC, in whole hours
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// Up to this time
+        #[arg(long, value_name = "TIME")]
+        to: String,
+        /// Only of this endpoint
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
+        /// Only of this host
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// Take a correction back, by another one
+    Undo {
+        /// Like c1
+        id: String,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// All corrections, with who and why
+    List {
+        /// Which ledger.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Who corrects, where and why.
+#[derive(Debug, Args)]
+pub struct CorrectedBy {
+    /// Which ledger.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// Why; it is shown with the usage for ever
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who corrects it [default: the user]
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
 }
 
 /// `weir token`

@@ -13,15 +13,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::{error, info};
 
+use crate::alerts;
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
-use crate::clock::{DAY_US, utc_text};
-use crate::config::{Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::clock::{Clock, DAY_US, hour_of, parse_utc, utc_text};
+use crate::config::{Alerts, Budget, Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
 use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
@@ -48,6 +49,10 @@ pub struct Setting {
     pub meters: Vec<Meter>,
     /// `[portal]`.
     pub portal: Portal,
+    /// `[alerts]`.
+    pub alerts: Alerts,
+    /// `[[budgets]]`.
+    pub budgets: Vec<Budget>,
 }
 
 impl Setting {
@@ -60,8 +65,9 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, portal, .. } = config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters, portal })
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, .. } =
+            config.map_err(anyhow::Error::from)?;
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets })
     }
 
     /// The store, which must be there.
@@ -157,6 +163,12 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     let mut consumer = open(&setting, &runtime)?;
     info!(database = shown(&setting.ledger.database), "the ledger reads");
     let vitals = Arc::new(Vitals::default());
+    let mut alerts = alerts_of(&setting, &runtime)?;
+    if !args.once
+        && let Some(alerts) = alerts.take()
+    {
+        runtime.spawn(alerts.run());
+    }
     let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone(), prometheus))? };
     runtime.spawn(forget(setting.ledger.clone(), setting.portal.access_keep_days));
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
@@ -186,11 +198,20 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
             break;
         }
     }
+    if let Some(alerts) = alerts {
+        runtime.block_on(alerts.look(Clock::anchored().now_us()))?;
+    }
     if let Some(portal) = portal {
         portal.end();
     }
     info!(records, duplicates, "the ledger ends");
     Ok(())
+}
+
+/// What looks at budgets: by itself, or where everything is read once, at the end.
+fn alerts_of(setting: &Setting, runtime: &tokio::runtime::Runtime) -> anyhow::Result<Option<alerts::Alerts>> {
+    let store = runtime.block_on(Store::open(&setting.ledger.database))?;
+    Ok(alerts::Alerts::new(store, setting.alerts.clone(), setting.budgets.clone(), setting.meters.clone()))
 }
 
 /// Every hour: what is older than it is to be kept.
@@ -206,8 +227,7 @@ async fn forget(ledger: Ledger, access_keep_days: u32) {
 
 async fn forget_now(ledger: &Ledger, access_keep_days: u32) -> Result<(), crate::store::Error> {
     let store = Store::open(&ledger.database).await?;
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let now_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+    let now_us = Clock::anchored().now_us();
     store.forget_blocks(now_us - i64::from(ledger.details_keep_days) * DAY_US).await?;
     if access_keep_days > 0 {
         store.forget_accesses(now_us - i64::from(access_keep_days) * DAY_US).await?;
@@ -244,6 +264,18 @@ fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
     stop
 }
 
+/// Who does it: as given, or the user.
+pub fn actor_or_user(given: &Option<String>) -> String {
+    given.clone().unwrap_or_else(|| std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
+}
+
+/// A time as flags give it, in whole hours; `default` where none is given.
+pub fn hour(text: &Option<String>, default: i64) -> anyhow::Result<i64> {
+    let Some(text) = text else { return Ok(default) };
+    let time = parse_utc(text);
+    Ok(hour_of(time.with_context(|| format!("{text:?} is no time: write 2026-01-31 or 2026-01-31T12:00:00Z"))?))
+}
+
 /// `weir period`.
 pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
     let runtime = runtime()?;
@@ -252,18 +284,16 @@ pub fn period(args: &PeriodArgs) -> anyhow::Result<()> {
             let setting = Setting::of(place)?;
             let (from_us, to_us) =
                 rollup::month(period).with_context(|| format!("{period:?} is no month: write it like 2026-11"))?;
-            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-            let sealed_at_us = i64::try_from(now.as_micros()).unwrap_or(i64::MAX);
+            let sealed_at_us = Clock::anchored().now_us();
             if sealed_at_us < to_us {
                 bail!("{period} is not over before {}", utc_text(to_us));
             }
-            let user = || std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned());
             let period = Period {
                 name: period.clone(),
                 from_us,
                 to_us,
                 sealed_at_us,
-                actor: actor.clone().unwrap_or_else(user),
+                actor: actor_or_user(actor),
                 holes: String::new(),
             };
             let sealed = runtime.block_on(async {

@@ -9,7 +9,8 @@
 //!   [`store`] (the database of the ledger)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
-//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`token_command`], [`demo`]
+//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
+//!   [`token_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -31,6 +32,7 @@ pub mod store;
 pub mod wire;
 
 pub mod admin;
+pub mod alerts;
 pub mod portal;
 pub mod proxy;
 pub mod rollup;
@@ -39,6 +41,7 @@ pub mod shipper;
 pub mod app;
 pub mod audit_command;
 pub mod cli;
+pub mod correct_command;
 pub mod demo;
 pub mod events;
 pub mod geoip_command;

@@ -17,7 +17,6 @@ use crate::Error;
 use crate::address::{Scope, scopes};
 use crate::answer::{Answer, Sets, Vocabulary};
 use crate::interner::Interner;
-use crate::pages::Pages;
 use crate::plan::{Field, Plan};
 use crate::record::{Account, Label, Network, Place, Records, Row, SourceId};
 use crate::source::accounts::{self, Accounts};
@@ -70,7 +69,7 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
         v6.push(start, record);
         v6.len() * 8
     })?;
-    let v6 = v6.finish();
+    let v6 = v6.finish(merge.rows.values.len() as u32);
     for column in &inputs.columns {
         if let Part::Mmdb(database) = &column.part
             && let Some(facts) = inputs.sources.get_mut(usize::from(column.source))
@@ -92,7 +91,7 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
     label_sets.items.shrink_to_fit();
     label_sets.ends.shrink_to_fit();
     let records = Records {
-        rows: Pages::of(&rows.values),
+        rows: Records::pack(&rows.values),
         places: places.values,
         networks: networks.values,
         labels: label_sets.items,

@@ -1,4 +1,4 @@
-//! The calendar, and times as text: RFC 3339 to the second, or a date alone.
+//! The calendar, and times as text: RFC 3339 to the second, or a date alone. All of weir reads and writes times by this.
 
 /// Days from 1970-01-01 to a date of the Gregorian calendar (Howard Hinnant's algorithm).
 pub fn days(year: i64, month: i64, day: i64) -> i64 {
@@ -22,7 +22,8 @@ pub fn civil(days: i64) -> (i64, i64, i64) {
     (year_of_era + era * 400 + i64::from(month <= 2), month, day)
 }
 
-/// Seconds since 1970 of `2025-07-01`, `2025-07-01T12:00:00Z` or `2025-07-01T12:00:00+02:00`. Parts of a second are left out.
+/// Seconds since 1970 of `2025-07-01` (its first moment in UTC), `2025-07-01T12:00:00Z` or `2025-07-01T12:00:00+02:00`. Parts of a
+/// second are left out; a leap second is the next minute's first.
 pub fn parse(text: &str) -> Option<i64> {
     let date = text.get(..10)?;
     let field = |text: &str, from: usize, to: usize| -> Option<i64> {
@@ -45,7 +46,7 @@ pub fn parse(text: &str) -> Option<i64> {
         || marks[6] != b':'
         || hour > 23
         || minute > 59
-        || second > 59
+        || second > 60
     {
         return None;
     }
@@ -93,6 +94,8 @@ mod tests {
         assert_eq!(parse("2025-07-01T02:00:00+02:00"), Some(1_751_328_000));
         assert_eq!(parse("2025-06-30T19:00:00.75-05:00"), Some(1_751_328_000));
         assert_eq!(parse("2024-02-29"), Some(1_709_164_800));
+        assert_eq!(parse("2016-12-31T23:59:60Z"), parse("2017-01-01"));
+        assert_eq!(parse("1969-12-31T23:59:59Z"), Some(-1));
     }
 
     #[test]
@@ -105,6 +108,9 @@ mod tests {
             "2025-07-01T",
             "2025-07-01T00:00:00",
             "2025-07-01T24:00:00Z",
+            "2025-07-01T00:00:61Z",
+            "2025-7-1",
+            "+025-07-01",
             "2025/07/01",
             "2025-07-01T00:00:00+0200",
             "2025-07-0١",

@@ -1,11 +1,11 @@
 //! What is known of an address: a row of four numbers, each of a part that many rows share.
 //!
 //! Most addresses differ in few things, so a row names a place, a network, a set of labels and an account, and each of
-//! these is kept once: 16 bytes for a row, whatever it says. Every field names the source that it came from.
+//! these is kept once: 7 or so bytes for a row, whatever it says. Every field names the source that it came from.
 
 use crate::address::Scope;
 use crate::names::{NameId, Names};
-use crate::pages::Pages;
+use crate::packed::Packed;
 use crate::sources::SourceFacts;
 
 /// What [`Table::lookup`](crate::Table::lookup) found; means something to that table only.
@@ -72,7 +72,7 @@ pub(crate) struct Label {
 /// Everything that rows name. The first of each kind says that nothing is known.
 #[derive(Debug)]
 pub(crate) struct Records {
-    pub(crate) rows: Pages<Row>,
+    pub(crate) rows: Packed<4>,
     pub(crate) places: Vec<Place>,
     pub(crate) networks: Vec<Network>,
     pub(crate) labels: Vec<Label>,
@@ -84,13 +84,26 @@ pub(crate) struct Records {
 
 impl Records {
     pub(crate) fn bytes(&self) -> usize {
-        size_of_val(&*self.rows)
+        self.rows.bytes()
             + size_of_val(self.places.as_slice())
             + size_of_val(self.networks.as_slice())
             + size_of_val(self.labels.as_slice())
             + size_of_val(self.label_ends.as_slice())
             + size_of_val(self.accounts.as_slice())
             + self.names.bytes()
+    }
+
+    pub(crate) fn pack(rows: &[Row]) -> Packed<4> {
+        Packed::of(rows.iter().map(|row| [row.place, row.network, row.labels, row.account]))
+    }
+
+    fn row(&self, id: RecordId) -> Row {
+        let position = id.0 as usize;
+        if position >= self.rows.len() {
+            return Row::default();
+        }
+        let [place, network, labels, account] = self.rows.get(position);
+        Row { place, network, labels, account }
     }
 
     fn label_set(&self, set: u32) -> &[Label] {
@@ -114,7 +127,7 @@ pub struct Record<'a> {
 
 impl<'a> Record<'a> {
     pub(crate) fn new(records: &'a Records, sources: &'a [SourceFacts], id: RecordId) -> Record<'a> {
-        let row = records.rows.get(id.0 as usize).copied().unwrap_or_default();
+        let row = records.row(id);
         Record {
             place: records.places.get(row.place as usize).copied().unwrap_or_default(),
             network: records.networks.get(row.network as usize).copied().unwrap_or_default(),

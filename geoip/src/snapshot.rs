@@ -1,7 +1,7 @@
 //! A table in a file: compact, verified, and signed where it matters. A fleet loads it instead of compiling.
 //!
 //! ```text
-//! "WEIRGEO1"
+//! "WEIRGEO2"
 //! u32 length, then JSON: what it was made of (TableFacts), and how long the sections are
 //! the sections, zstd: all arrays of the table, little-endian, each after its count
 //! 32 octets: SHA-256 of everything above
@@ -20,19 +20,21 @@ use sha2::{Digest, Sha256};
 
 use crate::address::Scope;
 use crate::names::Names;
-use crate::pages::Pages;
+use crate::packed::Packed;
 use crate::record::{Account, Label, Network, Place, Records, Row};
 use crate::source::hexadecimal;
 use crate::table::{Table4, Table6};
 use crate::{Error, Table, TableFacts};
 
-const MAGIC: &[u8; 8] = b"WEIRGEO1";
+const MAGIC: &[u8; 8] = b"WEIRGEO2";
 const DIGEST_BYTES: usize = 32;
 const SIGNATURE_BYTES: usize = 64;
 /// A manifest of 250 sources is far below.
 const HEADER_BYTES_MAX: usize = 1 << 20;
 /// The city schema needs 100 MB.
 const SECTIONS_BYTES_MAX: u64 = 2 << 30;
+/// Of an array at a time.
+const PIECE_BYTES: usize = 64 << 10;
 const ZSTD_LEVEL: i32 = 3;
 
 /// Why a snapshot cannot be used.
@@ -209,34 +211,33 @@ pub(crate) fn id(table: &Table) -> String {
 
 fn put_sections(table: &Table, put: &mut dyn FnMut(&[u8])) {
     let Table { v4, v6, records, .. } = table;
-    let u32s =
-        |values: &[u32], put: &mut dyn FnMut(&[u8])| array(values, put, |value, out| out.extend(value.to_le_bytes()));
+    let u32s = |values: &[u32], put: &mut dyn FnMut(&[u8])| {
+        array(values.iter(), put, |value, out| out.extend(value.to_le_bytes()));
+    };
     u32s(&v4.roots, put);
-    array(&v4.keys, put, |key, out| out.extend(key.to_le_bytes()));
-    u32s(&v4.values, put);
+    array(v4.keys.keys().iter(), put, |key, out| out.extend(key.to_le_bytes()));
+    rows(&v4.values, put);
     u32s(&v6.roots, put);
-    u32s(&v6.keys, put);
-    u32s(&v6.values, put);
+    u32s(v6.keys.keys(), put);
+    rows(&v6.values, put);
     u32s(&v6.run_ends, put);
-    array(&v6.run_keys, put, |key, out| out.extend(key.to_le_bytes()));
-    u32s(&v6.run_values, put);
-    array(&records.rows, put, |row, out| {
-        [row.place, row.network, row.labels, row.account].iter().for_each(|part| out.extend(part.to_le_bytes()));
-    });
-    array(&records.places, put, |place, out| {
+    array(v6.run_keys.iter(), put, |key, out| out.extend(key.to_le_bytes()));
+    rows(&v6.run_values, put);
+    rows(&records.rows, put);
+    array(records.places.iter(), put, |place, out| {
         [place.country, place.region, place.city].iter().for_each(|part| out.extend(part.to_le_bytes()));
         out.extend([place.country_source, place.region_source, place.city_source, place.scope as u8]);
     });
-    array(&records.networks, put, |network, out| {
+    array(records.networks.iter(), put, |network, out| {
         [network.asn, network.as_org].iter().for_each(|part| out.extend(part.to_le_bytes()));
         out.extend([network.asn_source, network.as_org_source]);
     });
-    array(&records.labels, put, |label, out| {
+    array(records.labels.iter(), put, |label, out| {
         out.extend(label.name.to_le_bytes());
         out.push(label.source);
     });
     u32s(&records.label_ends, put);
-    array(&records.accounts, put, |account, out| {
+    array(records.accounts.iter(), put, |account, out| {
         [account.account, account.reference].iter().for_each(|part| out.extend(part.to_le_bytes()));
     });
     u32s(&records.names.ends, put);
@@ -244,33 +245,34 @@ fn put_sections(table: &Table, put: &mut dyn FnMut(&[u8])) {
     put(records.names.text.as_bytes());
 }
 
+/// Rows as words, however they are packed.
+fn rows<const N: usize>(rows: &Packed<N>, put: &mut dyn FnMut(&[u8])) {
+    array(rows.iter(), put, |row, out| row.iter().for_each(|part| out.extend(part.to_le_bytes())));
+}
+
 /// An array after its count, in pieces of some size.
-fn array<T>(values: &[T], put: &mut dyn FnMut(&[u8]), encode: impl Fn(&T, &mut Vec<u8>)) {
+fn array<T>(values: impl ExactSizeIterator<Item = T>, put: &mut dyn FnMut(&[u8]), encode: impl Fn(T, &mut Vec<u8>)) {
     put(&(values.len() as u64).to_le_bytes());
-    let mut piece = Vec::with_capacity(64 << 10);
-    for values in values.chunks(2_048) {
-        piece.clear();
-        values.iter().for_each(|value| encode(value, &mut piece));
-        put(&piece);
+    let mut piece = Vec::with_capacity(PIECE_BYTES);
+    for value in values {
+        encode(value, &mut piece);
+        if piece.len() >= PIECE_BYTES {
+            put(&piece);
+            piece.clear();
+        }
     }
+    put(&piece);
 }
 
 fn take_sections(sections: &[u8], facts: TableFacts) -> Result<Table, SnapshotError> {
     let mut rest = sections;
     let u32s = |rest: &mut &[u8]| take(rest, |bytes: &[u8; 4]| u32::from_le_bytes(*bytes));
-    let v4 = Table4 {
-        roots: Pages::of(&u32s(&mut rest)?),
-        keys: Pages::of(&take(&mut rest, |bytes: &[u8; 2]| u16::from_le_bytes(*bytes))?),
-        values: Pages::of(&u32s(&mut rest)?),
-    };
-    let v6 = Table6 {
-        roots: Pages::of(&u32s(&mut rest)?),
-        keys: Pages::of(&u32s(&mut rest)?),
-        values: Pages::of(&u32s(&mut rest)?),
-        run_ends: Pages::of(&u32s(&mut rest)?),
-        run_keys: Pages::of(&take(&mut rest, |bytes: &[u8; 16]| u128::from_le_bytes(*bytes))?),
-        run_values: Pages::of(&u32s(&mut rest)?),
-    };
+    let roots4 = u32s(&mut rest)?;
+    let keys4 = take(&mut rest, |bytes: &[u8; 2]| u16::from_le_bytes(*bytes))?;
+    let v4 = Table4::of(&roots4, &keys4, &u32s(&mut rest)?);
+    let (roots6, keys6, values6, run_ends) = (u32s(&mut rest)?, u32s(&mut rest)?, u32s(&mut rest)?, u32s(&mut rest)?);
+    let run_keys = take(&mut rest, |bytes: &[u8; 16]| u128::from_le_bytes(*bytes))?;
+    let run_values = u32s(&mut rest)?;
     let word = |bytes: &[u8], at: usize| {
         bytes.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map_or(0, u32::from_le_bytes)
     };
@@ -280,6 +282,7 @@ fn take_sections(sections: &[u8], facts: TableFacts) -> Result<Table, SnapshotEr
         labels: word(b, 8),
         account: word(b, 12),
     })?;
+    let v6 = Table6::of([&roots6, &keys6, &values6], &run_ends, &run_keys, &run_values, rows.len() as u32);
     let places = take(&mut rest, |b: &[u8; 16]| {
         let place = Place {
             country: word(b, 0),
@@ -312,7 +315,7 @@ fn take_sections(sections: &[u8], facts: TableFacts) -> Result<Table, SnapshotEr
         return Err(SnapshotError::Contradiction("ranges"));
     }
     let names = Names { text, ends };
-    let records = Records { rows: Pages::of(&rows), places, networks, labels, label_ends, accounts, names };
+    let records = Records { rows: Records::pack(&rows), places, networks, labels, label_ends, accounts, names };
     Ok(Table::new(v4, v6, records, facts))
 }
 

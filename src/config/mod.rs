@@ -16,7 +16,9 @@
 //! * **Secrets**: what [`Config::redacted`] prints shows no value that could be one. File names are not secrets.
 //! * A configuration that fails to load changes nothing: the caller keeps the old one.
 
+mod alerts;
 mod check;
+mod check_alerts;
 mod check_attribution;
 mod check_kafka;
 mod check_ledger;
@@ -44,6 +46,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{Alerts, Budget, BudgetPeriod, Webhook};
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{
@@ -115,6 +118,10 @@ pub struct Config {
     pub portal: Portal,
     /// What usage is measured by; the default ones are among them.
     pub meters: Vec<Meter>,
+    /// Where alerts go.
+    pub alerts: Alerts,
+    /// What they are about.
+    pub budgets: Vec<Budget>,
 }
 
 /// `[admin]`: health, metrics, sessions, effective configuration.

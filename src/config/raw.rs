@@ -49,6 +49,10 @@ pub(super) struct RawConfig {
     pub(super) portal: RawPortal,
     #[serde(default)]
     pub(super) meters: Vec<Spanned<RawMeter>>,
+    #[serde(default)]
+    pub(super) alerts: RawAlerts,
+    #[serde(default)]
+    pub(super) budgets: Vec<Spanned<RawBudget>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -136,6 +140,26 @@ pub(super) struct RawMeter {
     pub(super) countries: Texts,
     pub(super) endpoints: Texts,
     pub(super) hosts: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAlerts {
+    pub(super) webhook: Text,
+    pub(super) secret: Text,
+    pub(super) look_interval_ms: Number,
+    pub(super) retry_first_ms: Number,
+    pub(super) give_up_s: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    pub(super) account: Text,
+    pub(super) meter: Text,
+    pub(super) amount: Number,
+    pub(super) period: Text,
+    pub(super) thresholds_percent: Option<Spanned<Vec<u64>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

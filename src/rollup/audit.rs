@@ -197,7 +197,13 @@ impl Audit {
         let tally = sum(ledger.tallies());
         let (mut requests, mut sessions, mut unitemised) = ([0; COLUMNS], [0; COLUMNS], [0; COLUMNS]);
         let (mut request_count, mut session_count) = (0, 0);
+        let mut corrected: BTreeMap<&str, Bytes> = BTreeMap::new();
         for (series, _, sums) in usage {
+            if !series.correction.is_empty() {
+                let sum = corrected.entry(&series.correction).or_default();
+                sum.iter_mut().zip(sums.bytes).for_each(|(sum, bytes)| *sum += bytes);
+                continue;
+            }
             let to = if series.kind == Kind::Request { &mut requests } else { &mut sessions };
             to.iter_mut().zip(sums.bytes).for_each(|(to, bytes)| *to += bytes);
             request_count += sums.requests;
@@ -241,6 +247,9 @@ impl Audit {
             if bytes != [0; COLUMNS] {
                 self.explained.push(format!("{} B received, {} B sent: {why}", bytes[1], bytes[4]));
             }
+        }
+        for (id, bytes) in corrected {
+            self.explained.push(format!("{:+} B received, {:+} B acknowledged: correction {id}", bytes[1], bytes[6]));
         }
         let undelivered = tally.sessions[5] - tally.sessions[6];
         if undelivered != 0 {

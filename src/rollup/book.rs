@@ -346,6 +346,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         self.add(named, hour_us, &sums);
         if let Ok(session) = <[u8; 16]>::try_from(record.session_id.as_ref()) {
@@ -416,6 +417,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         // What comes after such a close goes where the rest of its overhead went.
         let is_late = record.billable && item.closed.as_ref().is_some_and(|closed| closed.unitemised);
@@ -644,6 +646,7 @@ fn gap_series() -> Named<'static> {
         billable: false,
         reason: GAP,
         corrects: "",
+        correction: "",
     }
 }
 

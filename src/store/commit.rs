@@ -205,11 +205,11 @@ async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], rows: &'static 
     Ok(())
 }
 
-async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
+pub(super) async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
     for (id, row) in series {
         sqlx::query(
-            "INSERT INTO series (id, kind, account, endpoint, host, protocol, country, status_class, billable, reason, corrects) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
+            "INSERT INTO series (id, kind, account, endpoint, host, protocol, country, status_class, billable, reason, corrects, correction) \
+             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING",
         )
         .bind(*id)
         .bind(row.kind.name())
@@ -222,6 +222,7 @@ async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
         .bind(i64::from(row.billable))
         .bind(row.reason.clone())
         .bind(row.corrects.clone())
+        .bind(row.correction.clone())
         .execute(&mut **to)
         .await
         .map_err(failed("begin a series"))?;
@@ -234,7 +235,7 @@ async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn usage(to: &mut To, usage: &[Usage], rows: &'static [usize]) -> Result<(), Error> {
+pub(super) async fn usage(to: &mut To, usage: &[Usage], rows: &'static [usize]) -> Result<(), Error> {
     let mut columns = vec!["series", "hour"];
     columns.extend(SUM_COLUMNS);
     let sums: Vec<String> = SUM_COLUMNS.iter().map(|name| format!("{name} = usage.{name} + excluded.{name}")).collect();

@@ -8,6 +8,8 @@
 //! | `items` | a session or request that is open, or incomplete | the batch that brings a record of it |
 //! | `series`, `usage` | what usage is told apart by; its sums in one hour | added to, never overwritten |
 //! | `quarantine` | bytes that cannot be read, and why | added to |
+//! | `corrections` | who changed what by hand, and why; its usage is series that name it | added to |
+//! | `alerts` | a threshold of a budget that was passed in a period, and whether its webhook knows | compare and set |
 //! | `blocks`, `block_accounts` | records as they came, packed, and whose; see `block.rs` | the batch that brings them; retention |
 //! | `access` | who looked at what | added to; retention |
 //! | `periods`, `sealed_usage` | a sealed month, and what it came to | written once |
@@ -27,10 +29,13 @@
 //! Text from outside is cut to 255 characters and freed of NUL, which PostgreSQL does not take, before it gets here.
 
 mod access;
+mod alerts;
 mod batch;
 mod block;
 mod commit;
+mod corrections;
 mod details;
+mod proof;
 mod query;
 mod rows;
 mod seal;
@@ -49,8 +54,10 @@ use sqlx::{AnyPool, Row};
 use std::str::FromStr;
 
 pub use access::Access;
+pub use alerts::{Alert, AlertState};
 pub use batch::Batch;
 pub use block::{Block, Details};
+pub use corrections::{Corrected, Correction, Seen};
 pub use details::{Page, Place, Search};
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
@@ -60,7 +67,11 @@ pub use seal::{Amounts, Seal};
 pub use slice::{Dimension, Slice};
 
 /// The schema, step by step; each is applied once.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql"), include_str!("migrations/0002_portal.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_portal.sql"),
+    include_str!("migrations/0003_corrections.sql"),
+];
 
 /// What the store cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -90,6 +101,9 @@ pub enum Error {
     /// A period cannot be sealed.
     #[error("{0}")]
     Unsealable(String),
+    /// A correction cannot be made.
+    #[error("{0}")]
+    Uncorrectable(String),
 }
 
 /// For `map_err`: what was to be done.

@@ -236,6 +236,7 @@ pub(super) fn series_of(row: &AnyRow) -> Result<(i64, Series), Error> {
         billable: number(row, "billable")? != 0,
         reason: text(row, "reason")?,
         corrects: text(row, "corrects")?,
+        correction: text(row, "correction")?,
     };
     Ok((number(row, "id")?, series))
 }

@@ -160,6 +160,7 @@ fn row(row: &AnyRow) -> Result<(Series, i64, Sums), Error> {
         billable: number(row, "billable")? != 0,
         reason: text(row, "reason")?,
         corrects: text_or_none("corrects")?,
+        correction: String::new(),
     };
     let mut sums = [0; SUM_COLUMNS.len()];
     for (sum, name) in sums.iter_mut().zip(SUM_COLUMNS) {

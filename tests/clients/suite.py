@@ -23,6 +23,7 @@ FAMILIES = {
     "postgres": 60,
     "ledger_api": 900,
     "kafka_consumers": 240,
+    "clickhouse": 240,
     "h2_conformance": 90,
     "edges": 60,
     "smuggling": 120,

@@ -17,7 +17,7 @@ const MECHANISMS: &[&str] = &[
     "store",
     "wire",
 ];
-const STAGES: &[&str] = &["proxy", "shipper", "rollup", "portal", "admin"];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "alerts", "portal", "admin"];
 const ASSEMBLY: &[&str] = &[
     "app",
     "handover",
@@ -30,6 +30,7 @@ const ASSEMBLY: &[&str] = &[
     "usage_command",
     "audit_command",
     "token_command",
+    "correct_command",
     "demo",
 ];
 
@@ -41,7 +42,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
         "rollup" => &["journal", "source", "store", "wire"],
-        "portal" => &["rollup", "store"],
+        "alerts" => &["rollup", "store"],
+        "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink", "enrichment"],
         "cli" => &[],
@@ -49,10 +51,11 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "journal_command" => &["cli", "journal", "proxy"],
         "ip" => &["cli", "enrichment", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
-        "ledger_command" => &["cli", "portal", "rollup", "source", "store", "wire"],
+        "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "token_command" => &["cli", "portal"],
+        "correct_command" => &["cli", "ledger_command", "rollup", "store"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],

@@ -1,5 +1,6 @@
 use proptest::prelude::*;
 
+use super::v6::{CELL_BITS, GLOBAL_AFTER, GLOBAL_START};
 use super::*;
 
 fn table4(steps: &[(u32, u32)]) -> Table4 {
@@ -15,7 +16,7 @@ fn table6(steps: &[(u128, u32)]) -> Table6 {
     for (start, record) in steps {
         builder.push(*start, *record);
     }
-    builder.finish()
+    builder.finish(100)
 }
 
 /// What the steps say, by looking at them one after the other.
@@ -25,9 +26,9 @@ fn slow<T: PartialOrd + Copy>(steps: &[(T, u32)], address: T) -> u32 {
 
 fn check6(steps: &[(u128, u32)]) {
     let table = table6(steps);
-    let edges = [0, GLOBAL6_START, GLOBAL6_AFTER, u128::MAX].into_iter().chain(steps.iter().map(|(start, _)| *start));
+    let edges = [0, GLOBAL_START, GLOBAL_AFTER, u128::MAX].into_iter().chain(steps.iter().map(|(start, _)| *start));
     for edge in edges {
-        for address in [edge.wrapping_sub(1), edge, edge.wrapping_add(1), edge | ((1 << CELL6_BITS) - 1)] {
+        for address in [edge.wrapping_sub(1), edge, edge.wrapping_add(1), edge | ((1 << CELL_BITS) - 1)] {
             assert_eq!(table.get(address), slow(steps, address), "{address:#x} of {steps:x?}");
             let (first, last) = table.range(address);
             assert!(first <= address && address <= last, "{first:#x} {address:#x} {last:#x} of {steps:x?}");
@@ -62,11 +63,11 @@ fn one_step_is_the_answer_everywhere() {
 
 #[test]
 fn steps_at_the_edges_of_runs_are_found() {
-    check6(&[(0, 1), (GLOBAL6_START, 2), (GLOBAL6_AFTER, 3)]);
-    check6(&[(0, 1), (GLOBAL6_START + 1, 2), (GLOBAL6_AFTER - 1, 3)]);
-    check6(&[(0, 1), (GLOBAL6_AFTER - 1, 2), (GLOBAL6_AFTER + 1, 3), (u128::MAX, 4)]);
+    check6(&[(0, 1), (GLOBAL_START, 2), (GLOBAL_AFTER, 3)]);
+    check6(&[(0, 1), (GLOBAL_START + 1, 2), (GLOBAL_AFTER - 1, 3)]);
+    check6(&[(0, 1), (GLOBAL_AFTER - 1, 2), (GLOBAL_AFTER + 1, 3), (u128::MAX, 4)]);
     // Whole addresses in neighbouring cells, and in the last cell.
-    let cell = 1_u128 << CELL6_BITS;
+    let cell = 1_u128 << CELL_BITS;
     let at = (0x2001 << 112) + 5 * cell;
     check6(&[(0, 1), (at + 1, 2), (at + 2, 3), (at + cell, 4), (at + cell + 9, 5), (at + 3 * cell, 6)]);
 }
