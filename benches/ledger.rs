@@ -1,7 +1,13 @@
 //! Records per second into the ledger: `cargo bench --bench ledger [-- postgres://…]`.
 //!
+<<<<<<< HEAD
 //! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 200,000 records at a time, as `[ledger] batch_records_max` has it; beside it, in the
 //! same run, the straightforward way: one statement for each record, in transactions of the same size. SQLite with
+=======
+//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 50,000 records at a time; beside it, in the
+//! same run, what keeping the records themselves costs (`details_keep_days`), and the straightforward way: one statement for each record,
+//! in transactions of the same size. SQLite with
+>>>>>>> portal
 //! `synchronous = FULL`, in a temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
@@ -186,7 +192,6 @@ fn main() {
         plain("SQLite, a statement each", &format!("sqlite://{file}"), &messages).await;
         if let Some(url) = std::env::args().find(|argument| argument.starts_with("postgres")) {
             let store = Store::open(&url).await.unwrap();
-            // In a database of its own each: what was read into one is a duplicate there.
             ledger("PostgreSQL, and the records kept", &store, &messages, true).await;
             plain("PostgreSQL, a statement each", &url, &messages).await;
         }

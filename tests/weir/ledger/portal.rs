@@ -274,8 +274,7 @@ fn what_is_shown_is_what_the_records_say() {
                 "host",
                 "end",
                 "seq",
-                "at",
-                "started_at",
+                "audit",
             ] {
                 let said = &record.0[name];
                 let expected = if *said == 0 && name == "status" || *said == "" { &Value::Null } else { said };
