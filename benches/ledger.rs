@@ -1,14 +1,9 @@
 //! Records per second into the ledger: `cargo bench --bench ledger [-- postgres://…]`.
 //!
-<<<<<<< HEAD
-//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 200,000 records at a time, as `[ledger] batch_records_max` has it; beside it, in the
-//! same run, the straightforward way: one statement for each record, in transactions of the same size. SQLite with
-=======
-//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 50,000 records at a time; beside it, in the
-//! same run, what keeping the records themselves costs (`details_keep_days`), and the straightforward way: one statement for each record,
-//! in transactions of the same size. SQLite with
->>>>>>> portal
-//! `synchronous = FULL`, in a temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
+//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 200,000 records at a time
+//! (`batch_records_max`); beside it, in the same run, what keeping the records themselves costs (`details_keep_days`), and the
+//! straightforward way: one statement for each record, in transactions of the same size. SQLite with `synchronous = FULL`, in a
+//! temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 

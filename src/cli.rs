@@ -49,17 +49,10 @@ pub enum Command {
     Period(PeriodArgs),
     /// Put the numbers of every step side by side, and explain each difference
     Audit(AuditArgs),
-<<<<<<< HEAD
     /// Correct usage by hand: a row more, with who and why
     Correct(CorrectArgs),
     /// Make tokens that the ledger's portal takes, and keys that they are signed with
     Token(TokenArgs),
-=======
-    /// Make tokens that the ledger's portal takes, and keys that they are signed with
-    Token(TokenArgs),
-    /// Correct usage by hand: a row more, with who and why
-    Correct(CorrectArgs),
->>>>>>> portal
 }
 
 /// `weir run`

@@ -29,13 +29,8 @@ const ASSEMBLY: &[&str] = &[
     "ledger_command",
     "usage_command",
     "audit_command",
-<<<<<<< HEAD
     "correct_command",
     "token_command",
-=======
-    "token_command",
-    "correct_command",
->>>>>>> portal
     "demo",
 ];
 
@@ -59,13 +54,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
-<<<<<<< HEAD
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],
         "token_command" => &["cli", "portal"],
-=======
-        "token_command" => &["cli", "portal"],
-        "correct_command" => &["cli", "ledger_command", "rollup", "store"],
->>>>>>> portal
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
