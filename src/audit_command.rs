@@ -10,14 +10,15 @@ use rdkafka::Message as _;
 use rdkafka::message::Headers;
 
 use crate::cli::AuditArgs;
+use crate::clock::utc_text;
 use crate::config::Sink;
 use crate::ledger_command::{Setting, hour, runtime, security};
 use crate::rollup::{
-    self, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Part, PartAudit, Spot, Step, Watch,
-    Watcher,
+    self, Against, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Odd, Part, PartAudit, Spot, Step,
+    Watch, Watcher, Where,
 };
 use crate::source::{Next, Source, Start};
-use crate::store::Found;
+use crate::store::{Filter, Found, Series, Store};
 
 /// Longest wait for a topic's next message.
 const WAIT: Duration = Duration::from_millis(500);
@@ -28,6 +29,9 @@ const LISTED: usize = 20;
 pub fn run(args: &AuditArgs) -> anyhow::Result<()> {
     let setting = Setting::of(&args.place)?;
     let runtime = runtime()?;
+    if let Some(other) = &args.against {
+        return runtime.block_on(other_ledger(args, &setting, other));
+    }
     let look = runtime.block_on(async { anyhow::Ok(rollup::look(&setting.store().await?).await?) })?;
     let Some(look) = look else { bail!("the ledger commits faster than it can be looked at: stop it for the audit") };
     if args.from.is_some() || args.to.is_some() || args.account.is_some() || args.node.is_some() {
@@ -44,6 +48,69 @@ pub fn run(args: &AuditArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     bail!("{} differences are not explained", audit.unexplained.len());
+}
+
+/// This ledger and another one.
+async fn other_ledger(args: &AuditArgs, setting: &Setting, other: &str) -> anyhow::Result<()> {
+    let filter = Filter {
+        account: args.account.clone(),
+        from_us: hour(&args.from, i64::MIN)?,
+        to_us: hour(&args.to, i64::MAX)?,
+    };
+    let there = Store::open_existing(other).await?;
+    let found = rollup::against(&setting.store().await?, &there, &filter).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&found)?);
+    } else {
+        print_against(&found)?;
+    }
+    if found.buckets.is_empty() {
+        return Ok(());
+    }
+    bail!("{} buckets differ", found.buckets.len());
+}
+
+fn print_against(found: &Against) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for bucket in found.buckets.iter().take(LISTED) {
+        let Series { kind, account, endpoint, host, protocol, country, reason, .. } = &bucket.series;
+        writeln!(
+            out,
+            "differs  {} {account} {} {endpoint} {host} {protocol} {country} {reason}: {} records and {}, {:+} bytes sent, {:+} acknowledged",
+            utc_text(bucket.hour_us),
+            kind.name(),
+            bucket.records,
+            bucket.other_records,
+            bucket.sent_app_bytes,
+            bucket.sent_acked_bytes
+        )?;
+    }
+    for odd in found.records.iter().take(LISTED) {
+        let is = match odd.is {
+            Where::Here => "only here",
+            Where::There => "only there",
+            Where::Differs => "says something else",
+        };
+        let Odd { node, epoch, shard, seq, account, at_us, .. } = odd;
+        writeln!(out, "  {is}: {node} epoch {epoch} shard {shard} seq {seq}, {account}, {}", utc_text(*at_us))?;
+    }
+    for (account, hour_us) in found.unknown.iter().take(LISTED) {
+        writeln!(
+            out,
+            "  {account} {}: its records are no longer kept, or are too many to compare",
+            utc_text(*hour_us)
+        )?;
+    }
+    let listed = [found.buckets.len(), found.records.len(), found.unknown.len()];
+    if listed.iter().any(|n| *n > LISTED) {
+        writeln!(
+            out,
+            "in all {} buckets, {} records, {} hours unknown: --json lists them",
+            listed[0], listed[1], listed[2]
+        )?;
+    }
+    writeln!(out, "{} buckets are equal, {} differ", found.equal, found.buckets.len())?;
+    Ok(())
 }
 
 /// Of a time, an account or a node.

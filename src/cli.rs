@@ -536,7 +536,7 @@ pub enum PeriodCommand {
 /// `weir audit`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json\n  \
-                  weir audit --from 2026-11-01 --to 2026-12-01 --account acme")]
+                  weir audit --from 2026-11-01 --to 2026-12-01 --account acme\n  weir audit --against postgres://ledger@db/weir")]
 pub struct AuditArgs {
     /// Which.
     #[command(flatten)]
@@ -553,6 +553,9 @@ pub struct AuditArgs {
     /// Only this node, by account
     #[arg(long, value_name = "NODE")]
     pub node: Option<String>,
+    /// Hold this ledger against another one of the same records, bucket by bucket, down to the record
+    #[arg(long, value_name = "DATABASE", conflicts_with = "node")]
+    pub against: Option<String>,
     /// JSON
     #[arg(long)]
     pub json: bool,

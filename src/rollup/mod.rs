@@ -52,6 +52,7 @@
 //! Streams 1,000,000, gaps of one stream 100,000 (beyond, the lowest is given up: a gap for ever), hosts of one account `hosts_max`
 //! (beyond, `(other)`), items as many as there are open sessions: about 600 bytes of memory each.
 
+mod against;
 mod audit;
 mod audit_part;
 mod book;
@@ -69,6 +70,7 @@ mod window;
 #[cfg(test)]
 mod model_tests;
 
+pub use against::{Against, Bucket, Odd, Where, against};
 pub use audit::{Audit, Look, Step, look};
 pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};

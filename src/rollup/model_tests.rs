@@ -630,3 +630,44 @@ async fn a_thousandth_lost_and_a_hundredth_twice() {
     assert_eq!(found, billed, "requests that came, each once");
     lost.check(&store, "proof").await;
 }
+
+/// Two ledgers of the same stream, in one of which a record is missing and another says something else.
+#[tokio::test]
+async fn two_ledgers_are_compared_down_to_the_record() {
+    let directory = tempfile::tempdir().unwrap();
+    let stream = traffic(&mut Dice(11), 400, false);
+    let request = |skip: usize| {
+        let of = stream.iter().enumerate().filter(|(_, r)| r.kind() == RecordKind::Request && r.sent_app_bytes > 0);
+        of.map(|(seq, _)| seq).nth(skip).unwrap()
+    };
+    let (gone, altered) = (request(5), request(9));
+    let mut stores = Vec::new();
+    for name in ["here", "there", "same"] {
+        let store = Store::open(&directory.path().join(name).display().to_string()).await.unwrap();
+        let mut book = open(&store).await;
+        book.keep_details();
+        for (seq, record) in stream.iter().enumerate().filter(|(seq, _)| name != "there" || *seq != gone) {
+            let mut record = record.clone();
+            if name == "there" && seq == altered {
+                record.sent_app_bytes -= 1;
+            }
+            let position = seq as i64 + i64::from(name != "there" || seq < gone) - 1;
+            let spot =
+                Spot { source: "x".into(), part: "0".into(), from: position, to: position + 1, at_us: record.at };
+            book.records(spot, id(0), seq as u64, 0, vec![record]).unwrap();
+        }
+        store.commit(&book.batch().unwrap()).await.unwrap();
+        stores.push(store);
+    }
+    let all = Filter::default();
+    let same = super::against(&stores[0], &stores[2], &all).await.unwrap();
+    assert!(
+        same.equal > 3 && same.buckets.is_empty() && same.records.is_empty() && same.unknown.is_empty(),
+        "{same:?}"
+    );
+    let found = super::against(&stores[0], &stores[1], &all).await.unwrap();
+    let mut odd: Vec<_> = found.records.iter().map(|odd| (odd.seq as usize, odd.is)).collect();
+    odd.sort_by_key(|(seq, _)| *seq);
+    assert_eq!(odd, [(gone, super::Where::Here), (altered, super::Where::Differs)]);
+    assert!(found.buckets.iter().map(|bucket| bucket.records - bucket.other_records).sum::<i64>() == 1, "{found:?}");
+}
