@@ -17,7 +17,7 @@ mod worker;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use anyhow::Context;
+use anyhow::{Context, bail};
 use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
@@ -88,6 +88,9 @@ pub fn run(config: Config, file: Option<PathBuf>, upgrade: bool) -> anyhow::Resu
 }
 
 fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::LogHandle) -> anyhow::Result<App> {
+    if config.listeners.is_empty() {
+        bail!("there are no [[listeners]]: this is the configuration of a ledger; start it with `weir ledger`");
+    }
     let prometheus = control::install_metrics()?;
     let metrics = metrics();
     let setup = Arc::new(Setup::new(config)?);

@@ -44,7 +44,7 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
         Some(_) => top.parsed("request_id_header", &raw.request_id_header, syntax::request_id_header),
         None => None,
     };
-    let ledger = check_ledger::ledger(&mut check.section("ledger"), &raw.ledger, &state_dir);
+    let ledger = check_ledger::ledger(&mut check.section("ledger"), raw.ledger.as_ref(), &state_dir);
     let meters = check_ledger::meters(&mut check, &raw.meters);
     let config = Config {
         ledger,

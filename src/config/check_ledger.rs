@@ -13,7 +13,9 @@ use super::syntax;
 const DATABASE: &str = "ledger.db";
 
 /// How the ledger reads and keeps.
-pub(super) fn ledger(section: &mut Section<'_>, raw: &RawLedger, state_dir: &Path) -> Ledger {
+pub(super) fn ledger(section: &mut Section<'_>, raw: Option<&RawLedger>, state_dir: &Path) -> Ledger {
+    let absent = RawLedger::default();
+    let raw = raw.unwrap_or(&absent);
     let database = match &raw.database {
         None => state_dir.join(DATABASE).display().to_string(),
         Some(given) if given.get_ref().contains("://") => {

@@ -43,8 +43,7 @@ pub(super) struct RawConfig {
     pub(super) screening: RawScreening,
     #[serde(default)]
     pub(super) privacy: RawPrivacy,
-    #[serde(default)]
-    pub(super) ledger: RawLedger,
+    pub(super) ledger: Option<RawLedger>,
     #[serde(default)]
     pub(super) portal: RawPortal,
     #[serde(default)]

@@ -279,6 +279,14 @@ fn every_option_says_when_it_takes_effect() {
 }
 
 #[test]
+fn only_a_ledger_needs_no_listener() {
+    let parse = |text: &str| Config::parse(text, "weir.toml", Path::new("/")).map_err(|errors| errors.to_string());
+    assert!(parse("[ledger]\ngroup = \"g\"\n").unwrap().listeners.is_empty());
+    let refused = parse("[sink]\nkind = \"none\"\n").unwrap_err();
+    assert!(refused.contains("listeners: there is none"), "{refused}");
+}
+
+#[test]
 fn listeners_come_and_go_with_a_restart_and_upstreams_live() {
     let dir = tempfile::tempdir().unwrap();
     let listener = "[[listeners]]\nname = \"web\"\nlisten = \"127.0.0.1:0\"\nupstream = \"api\"\n";
