@@ -5,6 +5,7 @@ use std::io::Write as _;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ring::hmac;
 use rustls::ClientConfig;
@@ -577,4 +578,48 @@ fn what_was_fetched_is_used_without_a_configuration() {
     assert_eq!(log.matches("nothing is known of addresses").count(), 1, "{log}");
     let log = run(true);
     assert!(log.contains("addresses are known") && !log.contains("nothing is known"), "{log}");
+}
+
+/// Everything that can happen to a file while requests go on: each is answered by one whole version or the other.
+#[test]
+fn no_damage_to_a_file_of_addresses_gives_a_wrong_answer_under_load() {
+    let origin = Origin::http();
+    let config = and(Config::listener("web", "http", origin.address, PROXIED), "[geoip]\nplan = \"geoip.toml\"\n");
+    let weir = start(&config, &[]);
+    let file = weir.house.directory.path().join("places.csv");
+    let next = PLACES.replace("81.2.69.0/24,GB", "81.2.69.0/24,IE");
+    let refused = || weir.process.metric("weir_geoip_reloads_refused_total");
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(ask(&weir, &format!("81.2.69.{}", asked.load(Ordering::Relaxed) % 200), ""), 200);
+                asked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        let damages: [&dyn Fn(); 5] = [
+            &|| std::fs::write(&file, &next[..next.len() / 2]).unwrap(),
+            &|| std::fs::write(&file, &next[..next.len() - 1]).unwrap(),
+            &|| std::fs::File::options().write(true).open(&file).unwrap().set_len(30).unwrap(),
+            &|| replace(&file, &next.replace(",DE,", ",D!,")),
+            &|| std::fs::rename(&file, file.with_extension("gone")).unwrap(),
+        ];
+        for damage in damages {
+            let before = refused();
+            damage();
+            until("the damaged file to be refused", || (refused() > before).then_some(()));
+        }
+        std::fs::write(&file, &next).unwrap();
+        weir.process.await_line("another table of addresses is in use");
+        let before = asked.load(Ordering::Relaxed);
+        until("more requests", || (asked.load(Ordering::Relaxed) > before + 2).then_some(()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let records = weir.settled(asked.into_inner());
+    let mut countries: Vec<&str> = records.closes("session").iter().map(|close| close.text("country")).collect();
+    countries.sort_unstable();
+    countries.dedup();
+    assert_eq!(countries, ["GB", "IE"]);
+    assert_eq!(weir.house.epoch(), records.closes("session")[0].number("epoch"), "it never started again");
 }
