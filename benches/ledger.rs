@@ -1,8 +1,9 @@
 //! Records per second into the ledger: `cargo bench --bench ledger [-- postgres://…]`.
 //!
-//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 50,000 records at a time; beside it, in the
-//! same run, the straightforward way: one statement for each record, in transactions of the same size. SQLite with
-//! `synchronous = FULL`, in a temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
+//! Messages of 500 records as they lie in Kafka are read, verified, summed up and committed, 200,000 records at a time
+//! (`batch_records_max`); beside it, in the same run, what keeping the records themselves costs (`details_keep_days`), and the
+//! straightforward way: one statement for each record, in transactions of the same size. SQLite with `synchronous = FULL`, in a
+//! temporary directory. *CPU s* is all threads of this process; a server's own time is not in it.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -20,7 +21,7 @@ use weir::wire::Hash;
 const RECORDS: usize = 1_000_000;
 const PLAIN_RECORDS: usize = 50_000;
 const MESSAGE_RECORDS: usize = 500;
-const COMMIT_RECORDS: usize = 50_000;
+const COMMIT_RECORDS: usize = 200_000;
 const NODES: usize = 10;
 const ACCOUNTS: usize = 500;
 
@@ -107,9 +108,12 @@ fn report(name: &str, records: usize, wall: Duration, cpu: Duration) {
     println!("{name:<34} {records:>9} records  {:>9.0} per s  {:>9.0} per CPU s", per(wall), per(cpu));
 }
 
-async fn ledger(name: &str, store: &Store, messages: &[Vec<Vec<u8>>]) {
+async fn ledger(name: &str, store: &Store, messages: &[Vec<Vec<u8>>], keeps_details: bool) {
     let options = Options { keys: Vec::new(), hosts_max: 1000 };
     let mut book = Book::open(store.load().await.unwrap(), options).unwrap();
+    if keeps_details {
+        book.keep_details();
+    }
     let (begun, cpu_before) = (Instant::now(), cpu());
     let (mut records, mut rows) = (0, 0);
     for at in 0..messages[0].len() {
@@ -129,6 +133,10 @@ async fn ledger(name: &str, store: &Store, messages: &[Vec<Vec<u8>>]) {
     book.committed();
     report(name, records, begun.elapsed(), cpu() - cpu_before);
     println!("{:<34} {rows:>9} rows of usage changed, one for {:.1} records", "", records as f64 / rows.max(1) as f64);
+    let (blocks, octets) = store.blocks().await.unwrap();
+    if blocks > 0 {
+        println!("{:<34} {blocks:>9} blocks of records, {:.1} octets a record", "", octets as f64 / records as f64);
+    }
 }
 
 async fn plain(name: &str, url: &str, messages: &[Vec<Vec<u8>>]) {
@@ -173,11 +181,13 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let store = Store::open(&file).await.unwrap();
-        ledger("SQLite, synchronous = FULL", &store, &messages).await;
+        ledger("SQLite, synchronous = FULL", &store, &messages, false).await;
+        let store = Store::open(&format!("{file}.details")).await.unwrap();
+        ledger("SQLite, and the records kept", &store, &messages, true).await;
         plain("SQLite, a statement each", &format!("sqlite://{file}"), &messages).await;
         if let Some(url) = std::env::args().find(|argument| argument.starts_with("postgres")) {
             let store = Store::open(&url).await.unwrap();
-            ledger("PostgreSQL", &store, &messages).await;
+            ledger("PostgreSQL, and the records kept", &store, &messages, true).await;
             plain("PostgreSQL, a statement each", &url, &messages).await;
         }
     });

@@ -1,85 +1,196 @@
-//! `weir audit`: the numbers of every step side by side, and what explains each difference; exit code 1 if a byte is unexplained.
-//!
-//! ```text
-//! kernel ↔ sessions      each record's `audit`, which the sidecar made from TCP_INFO
-//! source ↔ ledger        what lies in the journal, the files or the topic now, read again from its oldest record into a book of its own,
-//!                        against what the ledger took: per stream, record by record count and column by column
-//! ledger ↔ usage         Σ usage by kind against Σ records, by the formula of the rollup's header
-//! ```
-//!
-//! A difference is *explained* by: records that are in flight (in the source, not yet in the ledger), records that the source no longer
-//! has, open gaps, what is in quarantine, requests whose session's record has not come yet. Whatever is left is unexplained.
+//! `weir audit`: the numbers of every step side by side, and what explains each difference (`rollup/audit.rs`); exit code 1 if a byte is
+//! unexplained. What lies in the journal, the files or the topic now is read again from its oldest record.
 
-use std::collections::BTreeMap;
 use std::io::Write;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::bail;
 use rdkafka::Message as _;
 use rdkafka::message::Headers;
-use serde_json::json;
 
 use crate::cli::AuditArgs;
+use crate::clock::utc_text;
 use crate::config::Sink;
-use crate::ledger_command::{Setting, runtime, security};
-use crate::rollup::{self, Book, Feed, FilesFeed, JournalFeed, KafkaFeed, Spot, Tally, UNITEMISED};
+use crate::ledger_command::{Setting, hour, runtime, security};
+use crate::rollup::{
+    self, Against, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Odd, Part, PartAudit, Spot, Step,
+    Watch, Watcher, Where,
+};
 use crate::source::{Next, Source, Start};
-use crate::store::{Filter, Found, Gap, Group, Kind, SUM_COLUMNS, Series, StreamPlace, Sums};
-use crate::units::{COLUMNS, grouped};
-use crate::wire::{Stream, StreamId};
+use crate::store::{Filter, Found, Series, Store};
 
 /// Longest wait for a topic's next message.
 const WAIT: Duration = Duration::from_millis(500);
 /// How many single gaps are listed for people.
 const LISTED: usize = 20;
 
-type Bytes = [i64; COLUMNS];
-
-/// What is held against one another.
-struct Audit {
-    /// What lies at each step: name and sums over sessions and requests.
-    steps: Vec<(String, i64, Bytes, Bytes)>,
-    explained: Vec<String>,
-    unexplained: Vec<String>,
-}
-
 /// Prints it.
 pub fn run(args: &AuditArgs) -> anyhow::Result<()> {
     let setting = Setting::of(&args.place)?;
     let runtime = runtime()?;
-    let (found, usage, quarantined) = runtime.block_on(async {
-        let store = setting.store().await?;
-        // Loaded first: what is committed in between shows as usage that nothing was taken for, so it is looked at again.
-        for _ in 0..20 {
-            let (found, before) = (store.load().await?, store.usage(&Filter::default(), Group::Series).await?);
-            if store.load().await?.streams == found.streams {
-                return anyhow::Ok((found, before, store.quarantined(i64::MAX).await?));
-            }
-        }
-        bail!("the ledger commits faster than it can be looked at: stop it for the audit");
-    })?;
-    let book = Book::open(found.clone(), setting.options()?).map_err(anyhow::Error::msg)?;
-    let again = reread(&setting)?;
-    let mut audit = Audit { steps: Vec::new(), explained: Vec::new(), unexplained: Vec::new() };
-    audit.source(&book, &again, name(&setting.sink));
-    audit.usage(&book, &usage);
-    audit.kernel(&book);
-    for gap in &found.gaps {
-        audit.explained.push(shown(gap));
+    if let Some(other) = &args.against {
+        return runtime.block_on(other_ledger(args, &setting, other));
     }
-    audit.missing(&found);
-    for row in &quarantined {
-        audit.explained.push(format!("in quarantine: {} {} at {}: {}", row.source, row.part, row.position, row.reason));
+    let look = runtime.block_on(async { anyhow::Ok(rollup::look(&setting.store().await?).await?) })?;
+    let Some(look) = look else { bail!("the ledger commits faster than it can be looked at: stop it for the audit") };
+    if args.from.is_some() || args.to.is_some() || args.account.is_some() || args.node.is_some() {
+        return part(args, &setting, &runtime, look);
     }
+    let again = reread(&setting, None)?;
+    let audit = Audit::new(&look, setting.options()?, Some((name(&setting.sink), &again)))?;
     if args.json {
-        audit.json()?
+        println!("{}", audit.json());
     } else {
-        audit.print()?
+        print(&audit)?;
     }
     if audit.unexplained.is_empty() {
         return Ok(());
     }
     bail!("{} differences are not explained", audit.unexplained.len());
+}
+
+/// This ledger and another one.
+async fn other_ledger(args: &AuditArgs, setting: &Setting, other: &str) -> anyhow::Result<()> {
+    let filter = Filter {
+        account: args.account.clone(),
+        from_us: hour(&args.from, i64::MIN)?,
+        to_us: hour(&args.to, i64::MAX)?,
+    };
+    let there = Store::open_existing(other).await?;
+    let found = rollup::against(&setting.store().await?, &there, &filter).await?;
+    if args.json {
+        println!("{}", serde_json::to_string(&found)?);
+    } else {
+        print_against(&found)?;
+    }
+    if found.buckets.is_empty() {
+        return Ok(());
+    }
+    bail!("{} buckets differ", found.buckets.len());
+}
+
+fn print_against(found: &Against) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    for bucket in found.buckets.iter().take(LISTED) {
+        let Series { kind, account, endpoint, host, protocol, country, reason, .. } = &bucket.series;
+        writeln!(
+            out,
+            "differs  {} {account} {} {endpoint} {host} {protocol} {country} {reason}: {} records and {}, {:+} bytes sent, {:+} acknowledged",
+            utc_text(bucket.hour_us),
+            kind.name(),
+            bucket.records,
+            bucket.other_records,
+            bucket.sent_app_bytes,
+            bucket.sent_acked_bytes
+        )?;
+    }
+    for odd in found.records.iter().take(LISTED) {
+        let is = match odd.is {
+            Where::Here => "only here",
+            Where::There => "only there",
+            Where::Differs => "says something else",
+        };
+        let Odd { node, epoch, shard, seq, account, at_us, .. } = odd;
+        writeln!(out, "  {is}: {node} epoch {epoch} shard {shard} seq {seq}, {account}, {}", utc_text(*at_us))?;
+    }
+    for (account, hour_us) in found.unknown.iter().take(LISTED) {
+        writeln!(
+            out,
+            "  {account} {}: its records are no longer kept, or are too many to compare",
+            utc_text(*hour_us)
+        )?;
+    }
+    let listed = [found.buckets.len(), found.records.len(), found.unknown.len()];
+    if listed.iter().any(|n| *n > LISTED) {
+        writeln!(
+            out,
+            "in all {} buckets, {} records, {} hours unknown: --json lists them",
+            listed[0], listed[1], listed[2]
+        )?;
+    }
+    writeln!(out, "{} buckets are equal, {} differ", found.equal, found.buckets.len())?;
+    Ok(())
+}
+
+/// Of a time, an account or a node.
+fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, look: Look) -> anyhow::Result<()> {
+    let part = Part {
+        from_us: hour(&args.from, i64::MIN)?,
+        to_us: hour(&args.to, i64::MAX)?,
+        account: args.account.clone(),
+        node: args.node.clone(),
+    };
+    let watch = Arc::new(Mutex::new(Watch::new(&look, setting.options()?, part.clone())?));
+    let (usage, mut again) = {
+        let seen = watch.clone();
+        let watcher = Box::new(move |stream: &_, seq, record: &_| {
+            seen.lock().unwrap_or_else(PoisonError::into_inner).see(stream, seq, record);
+        });
+        let usage =
+            runtime.block_on(async { anyhow::Ok(rollup::part_usage(&setting.store().await?, &part).await?) })?;
+        (usage, reread(setting, Some(watcher))?)
+    };
+    again.unwatch();
+    let Some(watch) = Arc::into_inner(watch) else { bail!("the source is still being read") };
+    let audit = watch.into_inner().unwrap_or_else(PoisonError::into_inner).judge(&look, &mut again, &usage)?;
+    if args.json {
+        println!("{}", audit.json());
+    } else {
+        print_part(&audit)?;
+    }
+    if audit.unexplained.is_empty() {
+        return Ok(());
+    }
+    bail!("{} differences are not explained", audit.unexplained.len());
+}
+
+fn print_part(audit: &PartAudit) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<20} {:<24} {:>10} {:>17} {:>17} {:>17} {:>17}",
+        "records of node", "account", "records", "sessions received", "sessions sent", "requests sent", "acknowledged"
+    )?;
+    for ((node, account), tally) in &audit.records {
+        let [a, b, c, d] = [tally.sessions[1], tally.sessions[4], tally.requests[4], tally.sessions[6]];
+        writeln!(out, "{node:<20} {account:<24} {:>10} {a:>17} {b:>17} {c:>17} {d:>17}", tally.records)?;
+    }
+    if !audit.usage.is_empty() {
+        writeln!(
+            out,
+            "\n{:<20} {:>20} {:>20} {:>20} {:>14}",
+            "account", "sent, by records", "sent, by usage", "acknowledged", "difference"
+        )?;
+    }
+    for (account, (expected, said)) in &audit.usage {
+        let [a, b, c, d] = [expected[4], said[4], said[6], said[4] - expected[4]];
+        writeln!(out, "{account:<20} {a:>20} {b:>20} {c:>20} {d:>+14}")?;
+    }
+    if !audit.explained.is_empty() {
+        writeln!(
+            out,
+            "\n{:<12} {:<20} {:<20} {:>9} {:>15} {:>15}",
+            "cause", "node", "account", "records", "received", "sent"
+        )?;
+    }
+    for Cause { cause, node, account, records, received_bytes, sent_bytes, note } in audit.explained.iter().take(LISTED)
+    {
+        writeln!(
+            out,
+            "{cause:<12} {node:<20} {account:<20} {records:>9} {received_bytes:>15} {sent_bytes:>15}  {note}"
+        )?;
+    }
+    if audit.explained.len() > LISTED {
+        writeln!(out, "and {} more: --json lists them", audit.explained.len() - LISTED)?;
+    }
+    for line in &audit.unexplained {
+        writeln!(out, "unexplained  {line}")?;
+    }
+    if audit.unexplained.is_empty() {
+        writeln!(out, "\nevery byte is explained")?;
+    }
+    Ok(())
 }
 
 fn name(sink: &Sink) -> &'static str {
@@ -91,8 +202,11 @@ fn name(sink: &Sink) -> &'static str {
 }
 
 /// Everything that the source still has, in a book of its own.
-fn reread(setting: &Setting) -> anyhow::Result<Book> {
+fn reread(setting: &Setting, watcher: Option<Watcher>) -> anyhow::Result<Book> {
     let mut book = Book::open(Found::default(), setting.options()?).map_err(anyhow::Error::msg)?;
+    if let Some(watcher) = watcher {
+        book.watch(watcher);
+    }
     let mut feed = match &setting.sink {
         Sink::None => Feed::Journal(JournalFeed::new(&setting.state_dir)),
         Sink::File(file) => Feed::Files(FilesFeed::new(&file.path)),
@@ -119,238 +233,31 @@ fn reread(setting: &Setting) -> anyhow::Result<Book> {
     Ok(book)
 }
 
-fn sum<'a>(tallies: impl Iterator<Item = (&'a StreamId, &'a Tally)>) -> Tally {
-    let mut sum = Tally::default();
-    tallies.for_each(|(_, tally)| sum.join(tally));
-    sum
-}
-
-/// Records of `a` that `b` does not have.
-fn only_in(a: Option<&Stream>, b: Option<&Stream>) -> u64 {
-    let Some(a) = a else { return 0 };
-    let missing = |stream: &Stream, below: u64| -> Vec<(u64, u64)> {
-        let ranges = stream.missing().iter().map(|missing| (missing.seqs.start, missing.seqs.end.min(below)));
-        ranges.filter(|(from, to)| from < to).collect()
-    };
-    let lacks: Vec<(u64, u64)> = match b {
-        None => vec![(0, a.next_seq())],
-        Some(b) => {
-            let mut lacks = missing(b, a.next_seq());
-            if b.next_seq() < a.next_seq() {
-                lacks.push((b.next_seq(), a.next_seq()));
-            }
-            lacks
-        }
-    };
-    let not_in_a = missing(a, a.next_seq());
-    let within = |(from, to): (u64, u64)| -> u64 {
-        let gone: u64 = not_in_a.iter().map(|(f, t)| to.min(*t).saturating_sub(from.max(*f))).sum();
-        to - from - gone
-    };
-    lacks.into_iter().map(within).sum()
-}
-
-impl Audit {
-    /// What lies in the source against what the ledger took.
-    fn source(&mut self, ledger: &Book, source: &Book, from: &str) {
-        let (ours, theirs) = (sum(ledger.tallies()), sum(source.tallies()));
-        self.step(from, &theirs);
-        self.step("ledger", &ours);
-        let none = Tally::default();
-        let mut streams: BTreeMap<&StreamId, (&Tally, &Tally)> = BTreeMap::new();
-        ledger.tallies().for_each(|(id, tally)| streams.entry(id).or_insert((&none, &none)).0 = tally);
-        source.tallies().for_each(|(id, tally)| streams.entry(id).or_insert((&none, &none)).1 = tally);
-        let (mut in_flight, mut gone) = (0, 0);
-        for (id, (ours, theirs)) in streams {
-            let (a, b) = (ledger.stream(id), source.stream(id));
-            let (only_ours, only_theirs) = (only_in(a, b), only_in(b, a));
-            in_flight += only_theirs;
-            gone += only_ours;
-            let (more, less) =
-                (i64::try_from(only_theirs).unwrap_or(i64::MAX), i64::try_from(only_ours).unwrap_or(i64::MAX));
-            if ours.records + more - less != theirs.records {
-                self.unexplained
-                    .push(format!("{id}: {} records in the ledger, {} in the {from}", ours.records, theirs.records));
-            }
-            for (what, ours, theirs) in
-                [("session", &ours.sessions, &theirs.sessions), ("request", &ours.requests, &theirs.requests)]
-            {
-                for ((ours, theirs), column) in ours.iter().zip(theirs).zip(SUM_COLUMNS) {
-                    let is_good = match (only_ours, only_theirs) {
-                        (0, 0) => ours == theirs,
-                        (0, _) => ours <= theirs,
-                        (_, 0) => ours >= theirs,
-                        _ => true,
-                    };
-                    if !is_good {
-                        self.unexplained
-                            .push(format!("{id}: {what} {column} is {ours} in the ledger and {theirs} in the {from}"));
-                    }
-                }
-            }
-        }
-        let differ = |a: &Bytes, b: &Bytes| grouped((a[4] - b[4]).unsigned_abs());
-        if in_flight > 0 {
-            let bytes = differ(&ours.sessions, &theirs.sessions);
-            self.explained.push(format!(
-                "in flight: {} records of the {from} are not in the ledger yet; sessions differ by {bytes} B sent",
-                grouped(in_flight)
-            ));
-        }
-        if gone > 0 {
-            self.explained.push(format!("no longer in the {from}: {} records that the ledger has", grouped(gone)));
-        }
+fn print(audit: &Audit) -> anyhow::Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(
+        out,
+        "{:<10} {:>14} {:>20} {:>20} {:>20} {:>20}",
+        "", "records", "sessions received", "sessions sent", "requests received", "requests sent"
+    )?;
+    for Step { name, records, sessions, requests } in &audit.steps {
+        let [a, b, c, d] = [sessions[1], sessions[4], requests[1], requests[4]];
+        writeln!(out, "{name:<10} {records:>14} {a:>20} {b:>20} {c:>20} {d:>20}")?;
     }
-
-    fn step(&mut self, name: &str, tally: &Tally) {
-        self.steps.push((name.to_owned(), tally.records, tally.sessions, tally.requests));
+    if !audit.explained.is_empty() {
+        writeln!(out, "\nexplained")?;
     }
-
-    /// What the ledger took against what it says was used.
-    fn usage(&mut self, ledger: &Book, usage: &[(Series, i64, Sums)]) {
-        let tally = sum(ledger.tallies());
-        let (mut requests, mut sessions, mut unitemised) = ([0; COLUMNS], [0; COLUMNS], [0; COLUMNS]);
-        let (mut request_count, mut session_count) = (0, 0);
-        for (series, _, sums) in usage {
-            let to = if series.kind == Kind::Request { &mut requests } else { &mut sessions };
-            to.iter_mut().zip(sums.bytes).for_each(|(to, bytes)| *to += bytes);
-            request_count += sums.requests;
-            session_count += sums.sessions;
-            if series.reason == UNITEMISED {
-                unitemised.iter_mut().zip(sums.bytes).for_each(|(to, bytes)| *to += bytes);
-            }
-        }
-        let uncovered = ledger.uncovered();
-        // Everything that sessions moved, as usage says it: its requests and what is beyond them.
-        let whole: Bytes = std::array::from_fn(|c| {
-            sessions[c] + tally.requests[c] - tally.folded[c] - uncovered[c] - tally.gaps_counted[c]
-        });
-        self.steps.push(("usage".to_owned(), tally.records, whole, requests));
-        for (column, name) in SUM_COLUMNS.iter().enumerate().take(COLUMNS) {
-            if requests[column] != tally.requests[column] {
-                self.unexplained
-                    .push(format!("requests' {name}: usage {}, records {}", requests[column], tally.requests[column]));
-            }
-            if whole[column] != tally.sessions[column] {
-                self.unexplained
-                    .push(format!("sessions' {name}: usage {}, records {}", whole[column], tally.sessions[column]));
-            }
-        }
-        for (what, used, recorded) in
-            [("requests", request_count, tally.request_closes), ("sessions", session_count, tally.session_closes)]
-        {
-            if used != recorded {
-                self.unexplained.push(format!("{what}: usage {used}, closes in records {recorded}"));
-            }
-        }
-        for (why, bytes) in [
-            ("requests of sessions that are open: their sessions' records have not come yet", uncovered),
-            ("folded: requests summed up while the journal was nearly full", tally.folded),
-            (
-                "unitemised: beyond the requests of sessions of which not every request has a record; not billed",
-                unitemised,
-            ),
-            ("stated by gap records alone; not billed", tally.gaps_counted),
-        ] {
-            if bytes != [0; COLUMNS] {
-                self.explained.push(format!("{} B received, {} B sent: {why}", bytes[1], bytes[4]));
-            }
-        }
-        let undelivered = tally.sessions[5] - tally.sessions[6];
-        if undelivered != 0 {
-            self.explained.push(format!("{undelivered} B: sent and not acknowledged (undelivered, or open sessions)"));
-        }
+    for line in audit.explained.iter().take(LISTED) {
+        writeln!(out, "  {line}")?;
     }
-
-    /// What the kernel counted against what sessions say.
-    fn kernel(&mut self, ledger: &Book) {
-        let tally = sum(ledger.tallies());
-        if tally.differences > 0 {
-            self.unexplained.push(format!("{} records say that the kernel counted something else", tally.differences));
-        }
-        if tally.recovered > 0 {
-            self.explained.push(format!("recovered: {} closes were written for a process that died", tally.recovered));
-        }
-        if tally.uncertain_bytes > 0 {
-            self.explained.push(format!("{} B were in a write at a kill: sent or not", tally.uncertain_bytes));
-        }
+    if audit.explained.len() > LISTED {
+        writeln!(out, "  and {} more: --json lists them", audit.explained.len() - LISTED)?;
     }
-
-    /// What later totals say that no record brought.
-    fn missing(&mut self, found: &Found) {
-        let complete = |place: &StreamPlace| found.streams.iter().any(|row| row.is_complete && row.place == *place);
-        let mut sums: BTreeMap<&str, [i64; 3]> = BTreeMap::new();
-        for (id, item) in &found.items {
-            let missing = [item.missing_received_bytes, item.missing_sent_bytes, item.missing_acked_bytes];
-            if missing == [0; 3] {
-                continue;
-            }
-            if complete(&item.place) {
-                self.unexplained.push(format!("{id}: its records are all there and do not add up to its totals"));
-            }
-            let sum = sums.entry(&item.account).or_default();
-            sum.iter_mut().zip(missing).for_each(|(sum, missing)| *sum += missing);
-        }
-        for (account, [received, sent, acked]) in sums {
-            self.explained.push(format!(
-                "missing in gaps, by later totals: {account}: {received} B received, {sent} B sent, {acked} B acknowledged"
-            ));
-        }
+    for line in &audit.unexplained {
+        writeln!(out, "unexplained  {line}")?;
     }
-
-    fn print(&self) -> anyhow::Result<()> {
-        let mut out = std::io::stdout().lock();
-        writeln!(
-            out,
-            "{:<10} {:>14} {:>20} {:>20} {:>20} {:>20}",
-            "", "records", "sessions received", "sessions sent", "requests received", "requests sent"
-        )?;
-        for (name, records, sessions, requests) in &self.steps {
-            let [a, b, c, d] = [sessions[1], sessions[4], requests[1], requests[4]];
-            writeln!(out, "{name:<10} {records:>14} {a:>20} {b:>20} {c:>20} {d:>20}")?;
-        }
-        if !self.explained.is_empty() {
-            writeln!(out, "\nexplained")?;
-        }
-        for line in self.explained.iter().take(LISTED) {
-            writeln!(out, "  {line}")?;
-        }
-        if self.explained.len() > LISTED {
-            writeln!(out, "  and {} more: --json lists them", self.explained.len() - LISTED)?;
-        }
-        for line in &self.unexplained {
-            writeln!(out, "unexplained  {line}")?;
-        }
-        if self.unexplained.is_empty() {
-            writeln!(out, "\nevery byte is explained")?;
-        }
-        Ok(())
+    if audit.unexplained.is_empty() {
+        writeln!(out, "\nevery byte is explained")?;
     }
-
-    fn json(&self) -> anyhow::Result<()> {
-        let columns = |bytes: &Bytes| -> serde_json::Map<String, serde_json::Value> {
-            SUM_COLUMNS.iter().zip(bytes).map(|(name, bytes)| ((*name).to_owned(), json!(bytes))).collect()
-        };
-        let steps: Vec<_> = self
-            .steps
-            .iter()
-            .map(|(name, records, sessions, requests)| {
-                json!({ "step": name, "records": records, "sessions": columns(sessions), "requests": columns(requests) })
-            })
-            .collect();
-        println!("{}", json!({ "steps": steps, "explained": self.explained, "unexplained": self.unexplained }));
-        Ok(())
-    }
-}
-
-fn shown(gap: &Gap) -> String {
-    let Gap { place, first_seq, next_seq, cause, .. } = gap;
-    let range = rollup::seqs(gap);
-    format!(
-        "gap: node {} epoch {} shard {}: {range} records, seqs {first_seq} to {} ({cause})",
-        place.node,
-        place.epoch,
-        place.shard,
-        next_seq - 1
-    )
+    Ok(())
 }

@@ -51,6 +51,10 @@ pub enum Command {
     Period(PeriodArgs),
     /// Put the numbers of every step side by side, and explain each difference
     Audit(AuditArgs),
+    /// Correct usage by hand: a row more, with who and why
+    Correct(CorrectArgs),
+    /// Make tokens that the ledger's portal takes, and keys that they are signed with
+    Token(TokenArgs),
 }
 
 /// `weir run`
@@ -572,14 +576,187 @@ pub enum PeriodCommand {
 
 /// `weir audit`
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json")]
+#[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json\n  \
+                  weir audit --from 2026-11-01 --to 2026-12-01 --account acme\n  weir audit --against postgres://ledger@db/weir")]
 pub struct AuditArgs {
     /// Which.
     #[command(flatten)]
     pub place: LedgerPlace,
+    /// From this time on, UTC: 2026-01-31 or 2026-01-31T12:00:00Z, in whole hours
+    #[arg(long, value_name = "TIME")]
+    pub from: Option<String>,
+    /// Up to this time
+    #[arg(long, value_name = "TIME")]
+    pub to: Option<String>,
+    /// Only this account, by node
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// Only this node, by account
+    #[arg(long, value_name = "NODE")]
+    pub node: Option<String>,
+    /// Hold this ledger against another one of the same records, bucket by bucket, down to the record
+    #[arg(long, value_name = "DATABASE", conflicts_with = "node")]
+    pub against: Option<String>,
     /// JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// `weir correct`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir correct add egress_bytes=-1048576 --account acme --at 2026-11-03T14:00:00Z --reason \"our retry, ticket 4711\"\n  \
+                  weir correct move --account acme --to-account umbrella --from 2026-11-03 --to 2026-11-04 --reason \"wrong table\"\n  \
+                  weir correct undo c1 --reason \"it was right after all\"\n  weir correct list"
+)]
+pub struct CorrectArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: CorrectCommand,
+}
+
+/// What `weir correct` does. Nothing is overwritten; what belongs to a sealed month counts in the open one, and names it.
+#[derive(Debug, Subcommand)]
+pub enum CorrectCommand {
+    /// Add to what an account used, or take from it
+    Add {
+        /// Meter or column, and how much, like egress_bytes=-1048576
+        #[arg(required = true, value_name = "METER=AMOUNT", allow_hyphen_values = true)]
+        amounts: Vec<String>,
+        /// Whose
+        #[arg(long, value_name = "ACCOUNT")]
+        account: String,
+        /// The hour it is about, UTC
+        #[arg(long, value_name = "TIME")]
+        at: String,
+        /// Of this endpoint
+        #[arg(long, value_name = "NAME", default_value = "")]
+        endpoint: String,
+        /// Of this host
+        #[arg(long, value_name = "NAME", default_value = "")]
+        host: String,
+        /// Of this protocol, like h2
+        #[arg(long, value_name = "NAME", default_value = "")]
+        protocol: String,
+        /// Of clients in this country
+        #[arg(long, value_name = "CODE", default_value = "")]
+        country: String,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// Give what one account used to another
+    Move {
+        /// Whose it is said to be
+        #[arg(long, value_name = "ACCOUNT")]
+        account: String,
+        /// Whose it is
+        #[arg(long, value_name = "ACCOUNT")]
+        to_account: String,
+        /// From this time on, UTC, in whole hours
+        #[arg(long, value_name = "TIME")]
+        from: String,
+        /// Up to this time
+        #[arg(long, value_name = "TIME")]
+        to: String,
+        /// Only of this endpoint
+        #[arg(long, value_name = "NAME")]
+        endpoint: Option<String>,
+        /// Only of this host
+        #[arg(long, value_name = "NAME")]
+        host: Option<String>,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// Take a correction back, by another one
+    Undo {
+        /// Like c1
+        id: String,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// All corrections, with who and why
+    List {
+        /// Which ledger.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+/// Who corrects, where and why.
+#[derive(Debug, Args)]
+pub struct CorrectedBy {
+    /// Which ledger.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// Why; it is shown with the usage for ever
+    #[arg(long, value_name = "TEXT")]
+    pub reason: String,
+    /// Who corrects it [default: the user]
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+}
+
+/// `weir token`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir token key portal.key\n  weir token issue --key portal.key --account acme --valid-s 3600\n  \
+                  weir token issue --key portal.key --scope admin"
+)]
+pub struct TokenArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: TokenCommand,
+}
+
+/// What `weir token` does.
+#[derive(Debug, Subcommand)]
+pub enum TokenCommand {
+    /// Make a key, and its public half in FILE.pub
+    #[command(after_help = "Example:\n  weir token key portal.key")]
+    Key {
+        /// The file to make; it must not be there yet
+        file: PathBuf,
+    },
+    /// Print a token
+    #[command(after_help = "Examples:\n  weir token issue --key portal.key --account acme --valid-s 3600\n  \
+                      weir token issue --key /var/lib/weir/portal.key --scope admin --subject jo")]
+    Issue {
+        /// The key that signs it
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// What it lets see
+        #[arg(long, value_enum, default_value = "usage:read")]
+        scope: TokenScope,
+        /// Whose usage, with usage:read
+        #[arg(long, value_name = "ACCOUNT", required_if_eq("scope", "usage:read"))]
+        account: Option<String>,
+        /// Who will stand in the list of accesses [default: the account, else the user]
+        #[arg(long, value_name = "NAME")]
+        subject: Option<String>,
+        /// Good for so many seconds from now on
+        #[arg(long, value_name = "N", default_value_t = 3600, value_parser = clap::value_parser!(u64).range(1..=31_622_400))]
+        valid_s: u64,
+    },
+}
+
+/// What a token lets see.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum TokenScope {
+    /// The usage of one account.
+    #[value(name = "usage:read")]
+    UsageRead,
+    /// Everything.
+    Admin,
 }
 
 /// `weir health`
@@ -651,6 +828,12 @@ mod tests {
             ("weir period close 2026-11 --with-holes", None),
             ("weir period close", Some(64)),
             ("weir audit --json", None),
+            ("weir token key a", None),
+            ("weir token issue --key a --account b", None),
+            ("weir token issue --key a --scope admin --valid-s 60", None),
+            ("weir token issue --key a", Some(64)),
+            ("weir token issue --key a --account b --valid-s 0", Some(64)),
+            ("weir token issue --key a --account b --scope root", Some(64)),
             ("weir journal export --state a --to b --form protobuf --unshipped", None),
             ("weir journal export --state a", Some(64)),
             ("weir journal", Some(64)),

@@ -7,9 +7,10 @@
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
 //!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from),
 //!   [`store`] (the database of the ledger)
-//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`admin`] (the operator's listener)
+//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
-//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`demo`]
+//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
+//!   [`token_command`], [`demo`]
 
 pub mod clock;
 pub mod config;
@@ -31,6 +32,8 @@ pub mod store;
 pub mod wire;
 
 pub mod admin;
+pub mod alerts;
+pub mod portal;
 pub mod proxy;
 pub mod rollup;
 pub mod shipper;
@@ -38,6 +41,7 @@ pub mod shipper;
 pub mod app;
 pub mod audit_command;
 pub mod cli;
+pub mod correct_command;
 pub mod demo;
 pub mod events;
 pub mod geoip_command;
@@ -46,4 +50,5 @@ pub mod ip;
 pub mod journal_command;
 pub mod key_command;
 pub mod ledger_command;
+pub mod token_command;
 pub mod usage_command;

@@ -40,6 +40,8 @@ fn main() -> ExitCode {
         Command::Usage(args) => weir::usage_command::run(&args),
         Command::Period(args) => weir::ledger_command::period(&args),
         Command::Audit(args) => weir::audit_command::run(&args),
+        Command::Correct(args) => weir::correct_command::run(&args),
+        Command::Token(args) => weir::token_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };
     match result {

@@ -67,6 +67,15 @@ metrics! {
     geoip_reloads: Counter counter describe_counter "weir_geoip_reloads_total", "tables of addresses taken over while running";
     geoip_reloads_refused: Counter counter describe_counter "weir_geoip_reloads_refused_total", "new tables of addresses, or plans of them, refused; the old one stayed";
     pseudonym_keys_failed: Counter counter describe_counter "weir_pseudonym_keys_failed_total", "times that the next key of pseudonyms could not be made or an old one not be destroyed";
+    ledger_records: Counter counter describe_counter "weir_ledger_records_total", "records that the ledger has taken";
+    ledger_duplicates: Counter counter describe_counter "weir_ledger_duplicates_total", "records that had come before, dropped";
+    ledger_failures: Counter counter describe_counter "weir_ledger_failures_total", "batches that could not be read or committed; each is begun again";
+    ledger_lag_seconds: Gauge gauge describe_gauge "weir_ledger_lag_seconds", "how long ago everything had come; 0 where nothing more is expected";
+    ledger_complete_until_seconds: Gauge gauge describe_gauge "weir_ledger_complete_until_seconds", "everything up to here has come, seconds since 1970; 0 where nothing more is expected";
+    ledger_missing_records: Gauge gauge describe_gauge "weir_ledger_missing_records", "records in open gaps";
+    ledger_gaps: Gauge gauge describe_gauge "weir_ledger_gaps", "open gaps";
+    ledger_quarantined: Gauge gauge describe_gauge "weir_ledger_quarantined", "pieces that cannot be read; they keep their period from being sealed";
+    portal_tokens_refused: Counter counter describe_counter "weir_portal_tokens_refused_total", "tokens and links that were not good";
     reloads: Counter counter describe_counter "weir_config_reloads_total", "configurations taken over while running";
     reloads_refused: Counter counter describe_counter "weir_config_reloads_refused_total", "new configurations refused; the old one stayed";
 }

@@ -1,21 +1,24 @@
-//! `weir usage`: what an account used, by meter, and up to when that is complete.
+//! `weir usage`: what an account used, by meter, and up to when that is complete; on a terminal with a chart of the first meter.
+
+mod chart;
 
 use std::collections::BTreeMap;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 
 use anyhow::Context;
+use serde_json::json;
 
 use crate::cli::{UsageArgs, UsageBy};
-use crate::clock::{parse_utc, utc_text};
-use crate::config::{Meter, MeterColumn};
+use crate::clock::{HOUR_US, utc_text};
+use crate::config::Meter;
 use crate::event::csv_field;
-use crate::ledger_command::{Setting, runtime};
+use crate::ledger_command::{Setting, hour, runtime};
 use crate::rollup::{Window, amount, nodes, shown};
-use crate::store::{Filter, Group, Series, Sums};
+use crate::store::{Correction, Filter, Group, Series, Sums};
 use crate::units::grouped;
 
-/// Widest bar of the chart, in characters.
-const BAR: i64 = 30;
+/// Without --by, on a terminal: by hour up to so many hours, else by day.
+const CHART_HOURS_MAX: usize = 72;
 
 /// One line: what it is about, and an amount for each meter.
 struct Line {
@@ -27,22 +30,19 @@ struct Line {
 pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
     let setting = Setting::of(&args.place)?;
     let meters = chosen(&setting.meters, &args.meters)?;
-    let time = |text: &Option<String>, default| match text {
-        None => Ok(default),
-        Some(text) => {
-            parse_utc(text).with_context(|| format!("{text:?} is no time: write 2026-01-31 or 2026-01-31T12:00:00Z"))
-        }
-    };
     let filter = Filter {
         account: args.account.clone(),
-        from_us: time(&args.from, i64::MIN)?,
-        to_us: time(&args.to, i64::MAX)?,
+        from_us: hour(&args.from, i64::MIN)?,
+        to_us: hour(&args.to, i64::MAX)?,
     };
-    let group = if window(args.by).is_some() { Group::Hour } else { Group::Series };
-    let (rows, found) = runtime()?.block_on(async {
+    let terminal = chart::terminal().filter(|_| std::io::stdout().is_terminal());
+    let is_by_time = window(args.by).is_some() || args.by.is_none() && terminal.is_some();
+    let group = if is_by_time { Group::Hour } else { Group::Series };
+    let (rows, found, corrections) = runtime()?.block_on(async {
         let store = setting.store().await?;
-        anyhow::Ok((store.usage(&filter, group).await?, store.load().await?))
+        anyhow::Ok((store.usage(&filter, group).await?, store.load().await?, store.corrections().await?))
     })?;
+    let corrected = corrected(&rows, &meters, corrections);
     let nodes = nodes(&found.streams, &found.gaps);
     let complete_until_us = nodes.iter().filter_map(|node| node.complete_until_us).min();
     let missing: u64 = nodes.iter().map(|node| node.missing).sum();
@@ -50,10 +50,14 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     if args.json {
         for line in &lines {
-            writeln!(out, "{}", json(line, &meters, args))?;
+            writeln!(out, "{}", object(line, &meters, args))?;
+        }
+        for (Correction { id, actor, reason, .. }, amounts) in &corrected {
+            let of: BTreeMap<&str, i64> = meters.iter().map(|meter| meter.name.as_str()).zip(amounts.clone()).collect();
+            writeln!(out, "{}", json!({ "correction": id, "actor": actor, "reason": reason, "of_which": of }))?;
         }
         let complete = complete_until_us.map(utc_text);
-        writeln!(out, "{}", serde_json::json!({ "complete_until": complete, "missing_records": missing }))?;
+        writeln!(out, "{}", json!({ "complete_until": complete, "missing_records": missing }))?;
         return Ok(());
     }
     if args.csv {
@@ -65,7 +69,22 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
         }
         return Ok(());
     }
-    table(&mut out, &lines, &meters, args.by)?;
+    table(&mut out, &lines, &meters, args.by, terminal)?;
+    if let Some(columns) = terminal.filter(|_| is_by_time) {
+        let hours = self::lines(&rows, &meters, Some(UsageBy::Hour));
+        let by = match args.by {
+            None if hours.len() <= CHART_HOURS_MAX => UsageBy::Hour,
+            by => by.unwrap_or(UsageBy::Day),
+        };
+        if let Some(meter) = meters.first() {
+            draw(&mut out, &whole(&self::lines(&rows, &meters, Some(by)), &rows, by), meter, columns)?;
+        }
+    }
+    for (Correction { id, actor, reason, .. }, amounts) in &corrected {
+        let of = meters.iter().zip(amounts).filter(|(_, sum)| **sum != 0);
+        let of: Vec<String> = of.map(|(meter, sum)| format!("{} {sum:+}", meter.name)).collect();
+        writeln!(out, "\nof this by correction {id}: {} ({actor}: {reason})", of.join(", "))?;
+    }
     match complete_until_us {
         _ if nodes.is_empty() => writeln!(out, "\nno record has come yet")?,
         Some(until_us) => writeln!(out, "\ncomplete up to {}", utc_text(until_us))?,
@@ -136,7 +155,7 @@ fn lines(rows: &[(Series, i64, Sums)], meters: &[Meter], by: Option<UsageBy>) ->
     sums.into_iter().map(line).collect()
 }
 
-fn json(line: &Line, meters: &[Meter], args: &UsageArgs) -> serde_json::Value {
+fn object(line: &Line, meters: &[Meter], args: &UsageArgs) -> serde_json::Value {
     let mut value = serde_json::Map::new();
     if let Some(account) = &args.account {
         value.insert("account".to_owned(), account.as_str().into());
@@ -150,7 +169,74 @@ fn json(line: &Line, meters: &[Meter], args: &UsageArgs) -> serde_json::Value {
     value.into()
 }
 
-fn table(out: &mut impl Write, lines: &[Line], meters: &[Meter], by: Option<UsageBy>) -> anyhow::Result<()> {
+/// The first meter's amount in each window from the first to the last, in those without usage too.
+fn whole(lines: &[Line], rows: &[(Series, i64, Sums)], by: UsageBy) -> Vec<(String, i64)> {
+    let hours = rows.iter().map(|(_, hour_us, _)| *hour_us);
+    let (Some(window), Some(first), Some(last)) = (window(Some(by)), hours.clone().min(), hours.max()) else {
+        return Vec::new();
+    };
+    let mut known = lines.iter().map(|line| (line.label.as_str(), line.amounts.first().copied().unwrap_or(0)));
+    let mut next = known.next();
+    let mut windows: Vec<(String, i64)> = Vec::new();
+    let mut hour_us = first;
+    while hour_us <= last {
+        let label = window.of(hour_us).0;
+        hour_us += HOUR_US;
+        if windows.last().is_some_and(|(before, _)| *before == label) {
+            continue;
+        }
+        let n = match next.filter(|(known, _)| *known == label) {
+            Some((_, n)) => {
+                next = known.next();
+                n
+            }
+            None => 0,
+        };
+        windows.push((label, n));
+    }
+    windows
+}
+
+/// Over time.
+fn draw(out: &mut impl Write, windows: &[(String, i64)], meter: &Meter, columns: usize) -> anyhow::Result<()> {
+    let ([(first, _), .., (last, _)], false) = (windows, columns == 0) else { return Ok(()) };
+    let values: Vec<i64> = windows.iter().map(|(_, n)| *n).collect();
+    let most = grouped(values.iter().copied().max().unwrap_or(0).unsigned_abs());
+    writeln!(out, "\n{} {}", meter.name, most)?;
+    let rows = chart::columns(&values, columns);
+    for row in &rows {
+        writeln!(out, "{row}")?;
+    }
+    let wide = rows.first().map_or(0, |row| row.chars().count());
+    let between = wide.saturating_sub(first.len() + last.len()).max(1);
+    Ok(writeln!(out, "{first}{}{last}", " ".repeat(between))?)
+}
+
+/// What corrections brought of this, by meter.
+fn corrected(
+    rows: &[(Series, i64, Sums)],
+    meters: &[Meter],
+    corrections: Vec<Correction>,
+) -> Vec<(Correction, Vec<i64>)> {
+    let of = |correction: &Correction| -> Option<Vec<i64>> {
+        let mut rows = rows.iter().filter(|(series, ..)| series.correction == correction.id).peekable();
+        rows.peek()?;
+        let mut sums = vec![0; meters.len()];
+        for (series, _, row) in rows {
+            sums.iter_mut().zip(meters).for_each(|(sum, meter)| *sum += amount(meter, series, row));
+        }
+        Some(sums.iter().zip(meters).map(|(sum, meter)| shown(meter, *sum)).collect())
+    };
+    corrections.into_iter().filter_map(|correction| of(&correction).map(|sums| (correction, sums))).collect()
+}
+
+fn table(
+    out: &mut impl Write,
+    lines: &[Line],
+    meters: &[Meter],
+    by: Option<UsageBy>,
+    terminal: Option<usize>,
+) -> anyhow::Result<()> {
     let wide = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0).max(16);
     write!(out, "{:<wide$}", label(by))?;
     for meter in meters {
@@ -158,9 +244,8 @@ fn table(out: &mut impl Write, lines: &[Line], meters: &[Meter], by: Option<Usag
     }
     writeln!(out)?;
     let most = lines.iter().filter_map(|line| line.amounts.first()).copied().max().unwrap_or(0);
-    let is_chart = lines.len() > 1
-        && most > 0
-        && !matches!(meters.first(), Some(Meter { column: MeterColumn::SessionSeconds, .. }));
+    let room = terminal.map_or(0, |columns| columns.saturating_sub(wide + 19 * meters.len() + 2));
+    let is_chart = by.is_some() && window(by).is_none() && lines.len() > 1 && room > 3;
     for line in lines {
         write!(out, "{:<wide$}", if line.label.is_empty() { "-" } else { &line.label })?;
         for amount in &line.amounts {
@@ -168,9 +253,7 @@ fn table(out: &mut impl Write, lines: &[Line], meters: &[Meter], by: Option<Usag
             write!(out, " {:>18}", format!("{sign}{}", grouped(amount.unsigned_abs())))?;
         }
         if is_chart {
-            let first = line.amounts.first().copied().unwrap_or(0).max(0);
-            let bar = usize::try_from(i128::from(first) * i128::from(BAR) / i128::from(most)).unwrap_or(0);
-            write!(out, "  {}", "█".repeat(bar))?;
+            write!(out, "  {}", chart::bar(line.amounts.first().copied().unwrap_or(0), most, room))?;
         }
         writeln!(out)?;
     }

@@ -9,8 +9,8 @@ use super::fields::{Check, Section, TOP};
 use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
 use super::{
-    check_attribution, check_ledger, check_limits, check_listeners, check_places, check_records, check_upstreams,
-    syntax,
+    check_alerts, check_attribution, check_ledger, check_limits, check_listeners, check_places, check_portal,
+    check_records, check_upstreams, syntax,
 };
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
@@ -45,9 +45,13 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
         None => None,
     };
     let ledger = check_ledger::ledger(&mut check.section("ledger"), &raw.ledger, &state_dir);
+    let meters = check_ledger::meters(&mut check, &raw.meters);
     let config = Config {
         ledger,
-        meters: check_ledger::meters(&mut check, &raw.meters),
+        portal: check_portal::portal(&mut check.section("portal"), &raw.portal),
+        budgets: check_alerts::budgets(&mut check, &raw.budgets, &meters),
+        alerts: check_alerts::alerts(&mut check.section("alerts"), &raw.alerts),
+        meters,
         node: node.unwrap_or_default(),
         privacy: check_places::privacy(&mut check.section("privacy"), &raw.privacy, &state_dir),
         geoip: check_places::geoip(&mut check.section("geoip"), &raw.geoip),
@@ -123,6 +127,7 @@ fn addresses_are_used_once(check: &mut Check, raw: &RawConfig, config: &Config) 
     if let Some(address) = config.admin.listen {
         used.push((address, "admin.listen".to_string()));
     }
+    used.extend(config.portal.listen.map(|address| (address, "portal.listen".to_string())));
     for listener in &config.listeners {
         let mut given = raw.listeners.iter().filter_map(|raw| raw.get_ref().listen.as_ref());
         let span = given.rfind(|given| given.get_ref().parse() == Ok(listener.listen));

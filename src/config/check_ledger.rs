@@ -26,9 +26,10 @@ pub(super) fn ledger(section: &mut Section<'_>, raw: &RawLedger, state_dir: &Pat
     Ledger {
         database,
         group: group.unwrap_or_else(|| "weir-ledger".to_owned()),
-        batch_records_max: section.size("batch_records_max", &raw.batch_records_max, 50_000, 1..=1_000_000),
+        batch_records_max: section.size("batch_records_max", &raw.batch_records_max, 200_000, 1..=1_000_000),
         batch_interval,
         hosts_max: section.size("hosts_max", &raw.hosts_max, 1000, 0..=1_000_000),
+        details_keep_days: section.count("details_keep_days", &raw.details_keep_days, 90, 0..=36_500),
         verify_keys: verify_keys(section, raw),
     }
 }

@@ -152,7 +152,8 @@ fn listener_tls(section: &mut Section<'_>, given: &Spanned<RawListenerTls>) -> L
     }
 }
 
-fn certificate(
+/// A certificate and its key, which go together.
+pub(super) fn certificate(
     section: &mut Section<'_>,
     certificate: Option<&Spanned<String>>,
     key: Option<&Spanned<String>>,

@@ -22,6 +22,8 @@ pub struct Ledger {
     pub batch_interval: Duration,
     /// Hosts of one account that are told apart; the others are one.
     pub hosts_max: usize,
+    /// So long single sessions and requests can be looked up; 0 keeps none of them.
+    pub details_keep_days: u32,
     /// Each message must be signed with one of these; none: no signature is asked for.
     pub verify_keys: Vec<VerifyingKeyFile>,
 }

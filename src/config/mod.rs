@@ -16,13 +16,16 @@
 //! * **Secrets**: what [`Config::redacted`] prints shows no value that could be one. File names are not secrets.
 //! * A configuration that fails to load changes nothing: the caller keeps the old one.
 
+mod alerts;
 mod check;
+mod check_alerts;
 mod check_attribution;
 mod check_kafka;
 mod check_ledger;
 mod check_limits;
 mod check_listeners;
 mod check_places;
+mod check_portal;
 mod check_records;
 mod check_upstreams;
 mod difference;
@@ -32,6 +35,7 @@ mod kafka;
 mod ledger;
 mod limits;
 mod places;
+mod portal;
 mod raw;
 mod read;
 mod routing;
@@ -42,6 +46,7 @@ mod syntax;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{Alerts, Budget, BudgetPeriod, Webhook};
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{
@@ -50,6 +55,7 @@ pub use kafka::{
 pub use ledger::{Ledger, Meter, MeterColumn, MeterKind, VerifyingKeyFile};
 pub use limits::Limits;
 pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
+pub use portal::Portal;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
     AccountSource, AccountTable, AttributionRule, Balance, CertificateFiles, ClientAuth, Conditions, Ejection,
@@ -108,8 +114,14 @@ pub struct Config {
     pub privacy: Privacy,
     /// What the ledger reads and keeps.
     pub ledger: Ledger,
+    /// Where usage is shown.
+    pub portal: Portal,
     /// What usage is measured by; the default ones are among them.
     pub meters: Vec<Meter>,
+    /// Where alerts go.
+    pub alerts: Alerts,
+    /// What they are about.
+    pub budgets: Vec<Budget>,
 }
 
 /// `[admin]`: health, metrics, sessions, effective configuration.

@@ -46,7 +46,13 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) ledger: RawLedger,
     #[serde(default)]
+    pub(super) portal: RawPortal,
+    #[serde(default)]
     pub(super) meters: Vec<Spanned<RawMeter>>,
+    #[serde(default)]
+    pub(super) alerts: RawAlerts,
+    #[serde(default)]
+    pub(super) budgets: Vec<Spanned<RawBudget>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -99,6 +105,7 @@ pub(super) struct RawLedger {
     pub(super) batch_records_max: Number,
     pub(super) batch_interval_ms: Number,
     pub(super) hosts_max: Number,
+    pub(super) details_keep_days: Number,
     #[serde(default)]
     pub(super) verify_keys: Vec<Spanned<RawVerifyingKey>>,
 }
@@ -112,6 +119,18 @@ pub(super) struct RawVerifyingKey {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+pub(super) struct RawPortal {
+    pub(super) listen: Text,
+    pub(super) tls: Option<Spanned<RawCertificate>>,
+    pub(super) public_keys: Texts,
+    pub(super) token_valid_s_max: Number,
+    pub(super) requests_per_minute_max: Number,
+    pub(super) request_timeout_ms: Number,
+    pub(super) access_keep_days: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct RawMeter {
     pub(super) name: Text,
     pub(super) column: Text,
@@ -121,6 +140,26 @@ pub(super) struct RawMeter {
     pub(super) countries: Texts,
     pub(super) endpoints: Texts,
     pub(super) hosts: Texts,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawAlerts {
+    pub(super) webhook: Text,
+    pub(super) secret: Text,
+    pub(super) look_interval_ms: Number,
+    pub(super) retry_first_ms: Number,
+    pub(super) give_up_s: Number,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawBudget {
+    pub(super) account: Text,
+    pub(super) meter: Text,
+    pub(super) amount: Number,
+    pub(super) period: Text,
+    pub(super) thresholds_percent: Option<Spanned<Vec<u64>>>,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -35,6 +35,16 @@ pub(super) fn header_name<S: Serializer>(name: &HeaderName, serializer: S) -> Re
     serializer.serialize_str(name.as_str())
 }
 
+/// An address without what stands behind its path, which may be a secret.
+pub(super) fn uri<S: Serializer>(uri: &http::Uri, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!(
+        "{}://{}{}",
+        uri.scheme_str().unwrap_or("http"),
+        uri.authority().map_or("", |authority| authority.as_str()),
+        uri.path()
+    ))
+}
+
 /// A file name; bytes that are not UTF-8 are replaced, for it is only shown.
 pub(super) fn path<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(&path.display())

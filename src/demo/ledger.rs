@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use rustix::process::{Pid, Signal, kill_process};
@@ -16,9 +17,14 @@ use crate::rollup::{amount, nodes};
 use crate::store::{Filter, Found, Group, Kind, Series, Sums};
 use crate::units::grouped;
 
+/// It shows its page within this, or the demo gives up.
+const START_MAX: Duration = Duration::from_secs(20);
+
 /// A running ledger.
 pub struct Ledger {
     child: Child,
+    /// A link to its page that lets the operator in, once.
+    pub page: String,
     directory: PathBuf,
 }
 
@@ -30,12 +36,27 @@ pub struct Said {
 }
 
 impl Ledger {
-    /// Starts it on the sidecar's configuration in this directory.
+    /// Starts it on the sidecar's configuration in this directory, and waits until it shows its page.
     pub fn start(directory: &Path) -> anyhow::Result<Self> {
-        Ok(Self {
-            child: command(directory, &[])?.spawn().context("cannot start weir ledger")?,
-            directory: directory.to_owned(),
-        })
+        let said = directory.join("ledger.out");
+        let child =
+            command(directory, &[])?.stdout(File::create(&said)?).spawn().context("cannot start weir ledger")?;
+        let mut ledger = Self { child, page: String::new(), directory: directory.to_owned() };
+        let deadline = Instant::now() + START_MAX;
+        while ledger.page.is_empty() {
+            // The line is whole once its end is there.
+            let text = std::fs::read_to_string(&said)?;
+            let link =
+                text.split_inclusive('\n').filter(|line| line.ends_with('\n')).find_map(|line| line.split_once(": "));
+            if let Some((_, link)) = link {
+                link.trim().clone_into(&mut ledger.page);
+            } else if Instant::now() > deadline || ledger.child.try_wait()?.is_some() {
+                bail!("weir ledger does not show its page; its log: {}", directory.join("ledger.log").display());
+            } else {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        }
+        Ok(ledger)
     }
 
     /// Lets it read what the sidecar wrote to its end, and asks it.

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! clients (thread) ⇄ weir run (a process, this binary) ⇄ origin (thread)
-//!    │ own socket counts      │ journal ──► weir ledger (a process) ──► usage
+//!    │ own socket counts      │ journal ──► weir ledger (a process) ──► usage · page
 //!    └────────► report ◄── tally ──► screen                              │
 //!                  ▲──────────────────────────────────────────────────────┘
 //! ```
@@ -47,6 +47,7 @@ pub fn run(args: &DemoArgs) -> anyhow::Result<()> {
     let style = Style::of_output();
     let (bold, dim, off) = (style.bold, style.dim, style.off);
     println!("{bold}weir demo{off}   five customers, one sidecar, every octet counted");
+    println!("  {bold}page      {}{off}   {dim}lets you in once, within ten minutes{off}", ledger.page);
     println!("  admin     http://{}   {dim}/sessions /metrics /config /readyz{off}", sidecar.admin);
     println!("  listeners http://{} and raw tcp {}", sidecar.targets.http, sidecar.targets.tcp);
     println!("  records   weir events --follow --state {}", sidecar.state_dir().display());

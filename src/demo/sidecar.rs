@@ -21,6 +21,13 @@ const START_MAX: Duration = Duration::from_secs(20);
 /// It has drained within this, or is killed.
 const DRAIN_MAX: Duration = Duration::from_secs(20);
 
+/// So small that the page of alerts has something to show within a minute.
+const BUDGETS: [(&str, &str, u64); 3] = [
+    ("acme", "requests", 20_000),
+    ("globex", "egress_bytes", 1_000_000_000),
+    ("umbrella", "egress_bytes", 100_000_000),
+];
+
 /// A running weir.
 pub struct Sidecar {
     child: Child,
@@ -58,10 +65,10 @@ impl Sidecar {
     pub fn start(origin: Origin) -> anyhow::Result<Self> {
         let directory = std::env::temp_dir().join(format!("weir-demo-{}", std::process::id()));
         std::fs::create_dir_all(&directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let [http, tcp, admin] = free_addresses()?;
+        let [http, tcp, admin, portal] = free_addresses()?;
         let targets = Targets { http, tcp };
         let config = directory.join("weir.toml");
-        std::fs::write(&config, configuration(origin, targets, admin))?;
+        std::fs::write(&config, configuration(origin, targets, admin, portal))?;
         let log = File::create(directory.join("weir.log"))?;
         let child = Command::new(std::env::current_exe().context("this program's file is gone")?)
             .arg("run")
@@ -158,16 +165,16 @@ fn remove(directory: &Path) -> anyhow::Result<()> {
 }
 
 /// Addresses that were free a moment ago.
-fn free_addresses() -> std::io::Result<[SocketAddr; 3]> {
-    let listeners = [bind()?, bind()?, bind()?];
-    Ok([listeners[0].local_addr()?, listeners[1].local_addr()?, listeners[2].local_addr()?])
+fn free_addresses() -> std::io::Result<[SocketAddr; 4]> {
+    let [a, b, c, d] = [bind()?, bind()?, bind()?, bind()?];
+    Ok([a.local_addr()?, b.local_addr()?, c.local_addr()?, d.local_addr()?])
 }
 
 fn bind() -> std::io::Result<TcpListener> {
     TcpListener::bind("127.0.0.1:0")
 }
 
-fn configuration(origin: Origin, targets: Targets, admin: SocketAddr) -> String {
+fn configuration(origin: Origin, targets: Targets, admin: SocketAddr, portal: SocketAddr) -> String {
     let mut text = format!(
         "# Made by `weir demo`.\n\
          node = \"demo\"\n\
@@ -175,6 +182,8 @@ fn configuration(origin: Origin, targets: Targets, admin: SocketAddr) -> String 
          checkpoint_interval_ms = 500\n\n\
          [admin]\n\
          listen = \"{admin}\"\n\n\
+         [portal]\n\
+         listen = \"{portal}\"\n\n\
          [[listeners]]\n\
          name = \"web\"\n\
          listen = \"{}\"\n\
@@ -187,6 +196,9 @@ fn configuration(origin: Origin, targets: Targets, admin: SocketAddr) -> String 
          account = \"umbrella\"\n",
         targets.http, origin.http, targets.tcp, origin.tcp
     );
+    for (account, meter, amount) in BUDGETS {
+        text.push_str(&format!("\n[[budgets]]\naccount = \"{account}\"\nmeter = \"{meter}\"\namount = {amount}\n"));
+    }
     for (account, host) in HOSTS {
         text.push_str(&format!(
             "\n[[attribution]]\nname = \"{account}-host\"\nhost = \"{host}\"\naccount = \"{account}\"\n"
@@ -207,8 +219,10 @@ mod tests {
             Origin { http: address, tcp: address },
             Targets { http: "127.0.0.1:2".parse().unwrap(), tcp: "127.0.0.1:3".parse().unwrap() },
             "127.0.0.1:4".parse().unwrap(),
+            "127.0.0.1:5".parse().unwrap(),
         );
         let config = Config::parse(&text, "demo", Path::new("/tmp")).unwrap();
         assert_eq!(config.attribution.len(), HOSTS.len());
+        assert_eq!(config.budgets.len(), BUDGETS.len());
     }
 }

@@ -5,16 +5,20 @@
 //!      1024   a note on its way: slot plus one, generation, note word, 480 bytes        (see `set_note`)
 //!      4096   entries x 128 bytes, hot:   generation | 9 counters | pending | outcome | started_at_us | note word | closing_seq |
 //!                                        kind u8, requests u56
-//!      ...    entries x 656 bytes, cold:  2 x recorded { generation | seq | 9 counters } | note, 480 bytes
+//!      ...    entries x 744 bytes, cold:  3 x recorded { generation u32, crc32c u32 | seq | 9 counters } | note, 480 bytes
+//!             (before version 4: two such blocks, without a checksum)
 //! ```
 //!
 //! One thread writes a slot. Its stores are made in program order (each Release; counting alone is Relaxed, the counters being
 //! independent), so a killed process leaves a prefix of them, and every prefix is a valid state:
 //! * a slot is live while its generation is odd; that word is stored last when it opens and first when it is freed;
-//! * a `recorded` block counts if it has the slot's generation and a seq below the published one; the older block is the one replaced;
-//! * a sum is the same two blocks, with a version for the seq: how many slots it has taken; the newer one counts;
+//! * a `recorded` block counts if it has the slot's generation and a seq below the published one; the one replaced is neither the newest
+//!   nor the newest of a record that survives a power cut;
+//! * a sum is the same blocks, with a version for the seq: how many slots it has taken; the newest one counts;
 //! * a slot is closed by its closing word: the seq of its last record, once published, or the version of the sum that takes it;
 //! * a note counts if its word's checksum agrees.
+//!
+//! A power cut leaves no prefix: each sector is as of some moment since its last sync. So a block has a checksum, which recovery looks at.
 
 use std::fs::{File, OpenOptions};
 use std::path::{Path, PathBuf};
@@ -35,7 +39,9 @@ const ENTRIES_AT: usize = 4096 / 8;
 const HOT_WORDS: usize = 16;
 const BLOCK_WORDS: usize = 2 + COLUMNS;
 const NOTE_WORDS: usize = NOTE_BYTES_MAX / 8;
-const COLD_WORDS: usize = 2 * BLOCK_WORDS + NOTE_WORDS;
+/// `recorded` blocks of a slot, and how many there were before version 4.
+const BLOCKS: usize = 3;
+const OLD_BLOCKS: usize = 2;
 
 const GENERATION: usize = 0;
 const COUNTERS: usize = 1;
@@ -134,6 +140,8 @@ pub(super) struct Chunk {
     pub(super) path: PathBuf,
     pub(super) number: u32,
     pub(super) entries: u32,
+    /// `recorded` blocks of each slot.
+    blocks: usize,
 }
 
 /// Why a chunk file cannot be used.
@@ -148,15 +156,15 @@ impl Chunk {
         directory.join(format!("slots-{number:04}"))
     }
 
-    pub(super) fn file_bytes(entries: u32) -> u64 {
-        ((ENTRIES_AT + (HOT_WORDS + COLD_WORDS) * entries as usize) * 8) as u64
+    fn file_bytes(entries: u32, blocks: usize) -> u64 {
+        ((ENTRIES_AT + (HOT_WORDS + cold_words(blocks)) * entries as usize) * 8) as u64
     }
 
     /// A new chunk, all slots free. It gets its name once it is whole.
     pub(super) fn create(directory: &Path, epoch: u32, shard: u16, number: u32, entries: u32) -> Result<Self, Error> {
         let path = Self::path(directory, number);
         let unnamed = path.with_extension("new");
-        let bytes = Self::file_bytes(entries);
+        let bytes = Self::file_bytes(entries, BLOCKS);
         let file = allocate_file(&unnamed, bytes)?;
         let mapping = Mapping::new(&file, bytes).map_err(io_error("map", &unnamed))?;
         let words = mapping.words();
@@ -164,7 +172,7 @@ impl Chunk {
             word.store(value, Ordering::Release);
         }
         std::fs::rename(&unnamed, &path).map_err(io_error("name", &path))?;
-        Ok(Self { mapping, file, path, number, entries })
+        Ok(Self { mapping, file, path, number, entries, blocks: BLOCKS })
     }
 
     /// Opens a chunk of a dead epoch and finishes a note that was on its way.
@@ -191,10 +199,11 @@ impl Chunk {
             return Err(Unusable::Damaged("slots of another journal"));
         }
         // A truncated file has no slots worth keeping past its end, and where the cold parts lie at all depends on the whole.
-        if length < Self::file_bytes(entries) {
+        let blocks = if version < 4 { OLD_BLOCKS } else { BLOCKS };
+        if length < Self::file_bytes(entries, blocks) {
             return Err(Unusable::Damaged("slots cut off"));
         }
-        let chunk = Self { mapping, file, path, number, entries };
+        let chunk = Self { mapping, file, path, number, entries, blocks };
         // After a power cut the file may have holes, in which a store on a full disk is SIGBUS.
         ensure_allocated(&chunk.file, length).map_err(io_error("allocate", &chunk.path)).map_err(Unusable::Error)?;
         chunk.finish_note();
@@ -209,8 +218,15 @@ impl Chunk {
 
     #[inline]
     fn cold(&self, entry: u32) -> &[AtomicU64] {
-        let at = ENTRIES_AT + self.entries as usize * HOT_WORDS + entry as usize * COLD_WORDS;
-        &self.mapping.words()[at..at + COLD_WORDS]
+        let words = cold_words(self.blocks);
+        let at = ENTRIES_AT + self.entries as usize * HOT_WORDS + entry as usize * words;
+        &self.mapping.words()[at..at + words]
+    }
+
+    /// The room of a slot's note.
+    #[inline]
+    fn note_words(&self, entry: u32) -> &[AtomicU64] {
+        &self.cold(entry)[self.blocks * BLOCK_WORDS..]
     }
 
     fn block(&self, entry: u32, which: usize) -> &[AtomicU64] {
@@ -297,48 +313,74 @@ impl Chunk {
         self.hot(entry)[CLOSING_SEQ].store(seq, Ordering::Release);
     }
 
-    /// The blocks of the slot's present generation that hold a seq, intents included.
-    pub(super) fn blocks(&self, entry: u32) -> [Option<Block>; 2] {
-        let generation = self.generation(entry);
-        std::array::from_fn(|which| {
-            let block = self.block(entry, which);
-            let seq = block[1].load(Ordering::Acquire);
-            let ours = block[0].load(Ordering::Relaxed) == generation;
-            (ours && seq != NO_SEQ).then(|| Block { seq, counters: load(&block[2..]) })
-        })
+    /// The block's seq, intents included, if it is of the slot's present generation.
+    fn block_seq(&self, entry: u32, which: usize) -> Option<u64> {
+        let block = self.block(entry, which);
+        let seq = block[1].load(Ordering::Acquire);
+        let is_ours = block[0].load(Ordering::Relaxed) as u32 == self.generation(entry) as u32;
+        Some(seq).filter(|seq| is_ours && *seq != NO_SEQ)
     }
 
-    /// The newest of [`Self::blocks`].
+    /// The seqs of all blocks that have one.
+    pub(super) fn block_seqs(&self, entry: u32) -> impl Iterator<Item = u64> {
+        (0..self.blocks).filter_map(move |which| self.block_seq(entry, which))
+    }
+
+    /// The newest block.
     pub(super) fn recorded(&self, entry: u32) -> Option<Block> {
-        let [a, b] = self.blocks(entry);
-        match (a, b) {
-            (Some(a), Some(b)) => Some(if a.seq > b.seq { a } else { b }),
-            (a, b) => a.or(b),
-        }
+        let newest = (0..self.blocks).filter_map(|which| Some((self.block_seq(entry, which)?, which))).max();
+        newest.map(|(seq, which)| Block { seq, counters: load(&self.block(entry, which)[2..]) })
     }
 
-    /// States that the record `seq` will hold everything up to `totals`. Replaces the older block; says which.
-    pub(super) fn begin_recorded(&self, entry: u32, seq: u64, totals: &Counters) -> usize {
-        let which = self.fill_block(entry, totals);
+    /// States that the record `seq` will hold everything up to `totals`; says in which block. Records below `durable_seq` survive a
+    /// power cut.
+    pub(super) fn begin_recorded(&self, entry: u32, seq: u64, totals: &Counters, durable_seq: u64) -> usize {
+        let which = self.fill_block(entry, seq, totals, durable_seq);
         self.store_seq(entry, which, seq);
         which
     }
 
-    /// Fills the older block, which counts once [`Self::store_seq`] was called.
-    pub(super) fn fill_block(&self, entry: u32, totals: &Counters) -> usize {
-        let which = match self.blocks(entry) {
-            [None, _] => 0,
-            [_, None] => 1,
-            [Some(a), Some(b)] => usize::from(b.seq < a.seq),
+    /// Fills a block, which counts once [`Self::store_seq`] was called.
+    pub(super) fn fill_block(&self, entry: u32, seq: u64, totals: &Counters, durable_seq: u64) -> usize {
+        let newest_below = |seq_max: u64| {
+            let seqs = (0..self.blocks).filter_map(|which| Some((self.block_seq(entry, which)?, which)));
+            seqs.filter(|(seq, _)| *seq < seq_max).max().map(|(_, which)| which)
         };
+        let (newest, newest_durable) = (newest_below(NO_SEQ), newest_below(durable_seq));
+        let others = (0..self.blocks).filter(|which| Some(*which) != newest);
+        // The oldest; of only two, as there were once, it may have to be the durable one.
+        let which = others.min_by_key(|which| (Some(*which) == newest_durable, self.block_seq(entry, *which)));
+        let which = which.unwrap_or(0);
         let block = self.block(entry, which);
-        let generation = self.generation(entry);
         block[1].store(NO_SEQ, Ordering::Release);
         for (word, value) in block[2..].iter().zip(totals.to_array()) {
             word.store(value, Ordering::Release);
         }
-        block[0].store(generation, Ordering::Release);
+        block[0].store(self.block_word(self.generation(entry), seq, totals), Ordering::Release);
         which
+    }
+
+    /// First word of a block.
+    fn block_word(&self, generation: u64, seq: u64, counters: &Counters) -> u64 {
+        let generation = u64::from(generation as u32);
+        if self.blocks == OLD_BLOCKS {
+            return generation;
+        }
+        let words = [generation, seq].into_iter().chain(counters.to_array());
+        let checksum = words.fold(0, |checksum, word| crc32c::crc32c_append(checksum, &word.to_le_bytes()));
+        generation | u64::from(checksum) << 32
+    }
+
+    /// Takes back the blocks that a power cut left half-written.
+    pub(super) fn revoke_torn(&self, entry: u32) {
+        for which in 0..self.blocks {
+            let Some(seq) = self.block_seq(entry, which) else { continue };
+            let block = self.block(entry, which);
+            let expected = self.block_word(self.generation(entry), seq, &load(&block[2..]));
+            if block[0].load(Ordering::Relaxed) != expected {
+                self.revoke_recorded(entry, which);
+            }
+        }
     }
 
     /// Makes a filled block count: seq of a record, or version of a sum.
@@ -359,10 +401,10 @@ impl Chunk {
     /// Takes back every intent from `next_seq` on; whether there was one.
     pub(super) fn revoke_from(&self, entry: u32, next_seq: u64) -> bool {
         let mut any = false;
-        let is_sum = self.kind(entry).is_some_and(SlotKind::is_sum);
         // A sum's blocks hold versions.
-        for (which, block) in self.blocks(entry).into_iter().enumerate() {
-            if !is_sum && block.is_some_and(|block| block.seq >= next_seq) {
+        let is_sum = self.kind(entry).is_some_and(SlotKind::is_sum);
+        for which in 0..self.blocks {
+            if !is_sum && self.block_seq(entry, which).is_some_and(|seq| seq >= next_seq) {
                 self.revoke_recorded(entry, which);
                 any = true;
             }
@@ -377,8 +419,8 @@ impl Chunk {
 
     fn write_note(&self, entry: u32, offset: usize, note: &[u8]) -> NoteWord {
         assert!(note.len() <= NOTE_BYTES_MAX, "a note of {} bytes", note.len());
-        let at = 2 * BLOCK_WORDS + offset / 8;
-        copy_in(&self.cold(entry)[at..at + note.len().div_ceil(8)], note);
+        let at = offset / 8;
+        copy_in(&self.note_words(entry)[at..at + note.len().div_ceil(8)], note);
         NoteWord { offset, bytes: note.len(), checksum: checksum::append(0, note) }
     }
 
@@ -386,8 +428,7 @@ impl Chunk {
     pub(super) fn note(&self, entry: u32) -> Option<Note> {
         let word = NoteWord::unpack(self.hot(entry)[NOTE].load(Ordering::Acquire))?;
         let mut note = Note { bytes: [0; NOTE_BYTES_MAX], length: word.bytes };
-        let at = 2 * BLOCK_WORDS + word.offset / 8;
-        copy_out(&self.cold(entry)[at..], &mut note.bytes[..word.bytes]);
+        copy_out(&self.note_words(entry)[word.offset / 8..], &mut note.bytes[..word.bytes]);
         (crc32c::crc32c(&note) == word.checksum).then_some(note)
     }
 
@@ -403,8 +444,8 @@ impl Chunk {
         let Some(added) = note.get(kept_bytes..) else { return false };
         // From the last word on that was begun: its first octets are stored again as they are.
         let begun = kept_bytes / 8;
-        let at = 2 * BLOCK_WORDS + old.offset / 8;
-        copy_in(&self.cold(entry)[at + begun..at + note.len().div_ceil(8)], &note[begun * 8..]);
+        let at = old.offset / 8;
+        copy_in(&self.note_words(entry)[at + begun..at + note.len().div_ceil(8)], &note[begun * 8..]);
         let checksum = checksum::append(old.checksum, added);
         hot[NOTE].store(NoteWord { offset: old.offset, bytes: note.len(), checksum }.pack(), Ordering::Release);
         true
@@ -470,6 +511,12 @@ impl Chunk {
     }
 }
 
+/// Words of a slot's cold part.
+#[inline]
+fn cold_words(blocks: usize) -> usize {
+    blocks * BLOCK_WORDS + NOTE_WORDS
+}
+
 fn header(epoch: u32, shard: u16, number: u32, entries: u32) -> [u64; 5] {
     let fixed = [
         MAGIC,
@@ -505,14 +552,50 @@ mod tests {
         chunk.begin(3, SlotKind::Session, 0, 1, b"note");
         let totals = |n| Counters::from_array([n; COLUMNS]);
         for seq in 0..10 {
-            let which = chunk.begin_recorded(3, seq, &totals(seq + 1));
+            let before = chunk.recorded(3);
+            chunk.fill_block(3, seq, &totals(7), 0);
+            assert_eq!(chunk.recorded(3), before);
+            chunk.begin_recorded(3, seq, &totals(seq + 1), 0);
             assert_eq!(chunk.recorded(3).unwrap().counters, totals(seq + 1));
-            let other = chunk.blocks(3)[1 - which];
-            assert_eq!(other.map(|block| block.seq), seq.checked_sub(1));
         }
         assert!(chunk.revoke_from(3, 9));
         assert_eq!(chunk.recorded(3).unwrap().seq, 8);
         assert!(!chunk.revoke_from(3, 9));
+    }
+
+    #[test]
+    fn the_newest_durable_block_survives_the_writing_of_any_number() {
+        let (_directory, chunk) = chunk();
+        chunk.begin(3, SlotKind::Session, 0, 1, b"note");
+        let totals = |n| Counters::from_array([n; COLUMNS]);
+        for seq in 0..20 {
+            let durable_seq = seq / 5 * 5;
+            chunk.begin_recorded(3, seq, &totals(seq), durable_seq);
+            assert!(durable_seq == 0 || chunk.block_seqs(3).any(|seq| seq == durable_seq - 1));
+        }
+        chunk.revoke_from(3, 15);
+        assert_eq!(chunk.recorded(3).unwrap().counters, totals(14));
+    }
+
+    #[test]
+    fn a_block_torn_anywhere_does_not_count() {
+        let (_directory, chunk) = chunk();
+        chunk.begin(3, SlotKind::Session, 0, 1, b"note");
+        let of = |seq: u64| Counters::from_array(std::array::from_fn(|at| seq * 100 + at as u64));
+        (1..4).for_each(|seq| assert!(chunk.begin_recorded(3, seq, &of(seq), 0) < BLOCKS));
+        let words = |which| chunk.block(3, which).iter().map(|word| word.load(Ordering::Relaxed)).collect::<Vec<u64>>();
+        let old = words(0);
+        assert_eq!(chunk.begin_recorded(3, 4, &of(4), 0), 0);
+        let new = words(0);
+        for cut in 0..=BLOCK_WORDS {
+            for (at, word) in chunk.block(3, 0).iter().enumerate() {
+                word.store(if at < cut { new[at] } else { old[at] }, Ordering::Relaxed);
+            }
+            chunk.revoke_torn(3);
+            let counts = chunk.block_seq(3, 0);
+            let whole = if cut == 0 { Some(1) } else { (cut == BLOCK_WORDS).then_some(4) };
+            assert_eq!(counts, whole, "{cut}");
+        }
     }
 
     #[test]
@@ -526,20 +609,29 @@ mod tests {
     #[test]
     fn slots_of_an_older_format_are_read() {
         let (directory, chunk) = chunk();
-        chunk.begin(1, SlotKind::Session, 0, 1, b"old");
-        let words = chunk.mapping.words();
-        words[1].store(1 | 64 << 32, Ordering::Relaxed);
+        let Chunk { mapping, file, path, number, entries, .. } = chunk;
+        let words = mapping.words();
+        words[1].store(3 | 64 << 32, Ordering::Relaxed);
         let found: [u64; 4] = std::array::from_fn(|at| words[at].load(Ordering::Relaxed));
         words[4].store(u64::from(header_checksum(found)), Ordering::Relaxed);
+        let chunk = Chunk { mapping, file, path, number, entries, blocks: OLD_BLOCKS };
+        chunk.begin(63, SlotKind::Session, 0, 1, b"old");
+        let totals = |n| Counters::from_array([n; COLUMNS]);
+        (5..8).for_each(|seq| assert!(chunk.begin_recorded(63, seq, &totals(seq), 0) < OLD_BLOCKS));
+        chunk.file.set_len(Chunk::file_bytes(64, OLD_BLOCKS)).unwrap();
         drop(chunk);
-        assert_eq!(&*Chunk::open(directory.path(), 1, 0, 0).unwrap().note(1).unwrap(), b"old");
+        let chunk = Chunk::open(directory.path(), 1, 0, 0).unwrap();
+        chunk.revoke_torn(63);
+        assert_eq!(&*chunk.note(63).unwrap(), b"old");
+        assert_eq!(chunk.recorded(63), Some(Block { seq: 7, counters: totals(7) }));
+        assert_eq!(chunk.block(63, 0)[0].load(Ordering::Relaxed), 1, "a release before this one knows it by that");
     }
 
     #[test]
     fn blocks_of_an_earlier_generation_do_not_count() {
         let (_directory, chunk) = chunk();
         chunk.begin(3, SlotKind::Session, 0, 1, b"");
-        chunk.begin_recorded(3, 5, &Counters::from_array([9; COLUMNS]));
+        chunk.begin_recorded(3, 5, &Counters::from_array([9; COLUMNS]), 0);
         chunk.free(3);
         chunk.begin(3, SlotKind::Request, 0, 2, b"");
         assert_eq!(chunk.recorded(3), None);
@@ -591,7 +683,7 @@ mod tests {
         redo[2].store(word.pack(), Ordering::Relaxed);
         redo[0].store(8, Ordering::Relaxed);
         // Half of it has been moved already.
-        copy_in(&chunk.cold(7)[2 * BLOCK_WORDS..], &[2; 160]);
+        copy_in(chunk.note_words(7), &[2; 160]);
         drop(chunk);
         let chunk = Chunk::open(directory.path(), 1, 0, 0).unwrap();
         assert_eq!(&*chunk.note(7).unwrap(), &[2; 400]);

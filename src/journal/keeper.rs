@@ -1,6 +1,6 @@
 //! The keeper: one thread per process that makes journals durable and prepares what their writers will need.
 //!
-//! Every `sync_interval` it syncs each shard's segments, every second its slots, and allocates the next segment and the next slots ahead of
+//! Every `sync_interval` it syncs each shard's segments, every second its slots (every `sync_interval` while sums are made), and allocates the next segment and the next slots ahead of
 //! the writer. A sync that fails marks the shard failed and its file poisoned (`shared.rs`); the keeper goes on and tells of each change once.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
@@ -97,7 +97,7 @@ fn keep(watch: &Watch, sync_interval: Duration) {
 fn keep_one(shard: &Shared, slots_too: bool) {
     let before = shard.health();
     tell(shard, &before, shard.prepare());
-    if slots_too {
+    if slots_too || shard.is_asked_for_sync() {
         tell(shard, &before, shard.sync_slots());
     }
     tell(shard, &before, shard.sync());

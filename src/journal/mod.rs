@@ -17,8 +17,9 @@
 //!                                      /spare                        an allocated segment without a name yet
 //! ```
 //!
-//! **What survives.** A killed process: everything, to the last store. A power cut: everything up to the last `fdatasync` of the
-//! [`Keeper`] (every `sync_interval`); ship only what is durable ([`Shared::synced_seq`]) and no seq ever means two records.
+//! **What survives.** A killed process: everything, to the last store. A power cut: every record up to the last `fdatasync` of the
+//! [`Keeper`] (every `sync_interval`) and what slots had counted at the last one of theirs (every second), in its slot or in a record,
+//! and nothing twice; ship only what is durable ([`Shared::synced_seq`]) and no seq ever means two records.
 //! **When full** (`journal_bytes_max`, or the disk): [`Writer::append`] says [`AppendError::Full`] and what is counted stays in its slot;
 //! it works again once there is room. A write error on `fdatasync` is never retried on the same file: what it put in doubt is written
 //! again, under the same seqs, to a new segment.
@@ -31,9 +32,8 @@
 //! true; an append that fails takes the intent back. A `recorded` block counts only when its seq is below the published one. So every
 //! prefix of stores is a valid state.
 //!
-//! **The protocol of a sum** (what a slot counted moves to another slot, once): the sum's older block is filled with the new sum, the
-//! giving slot states that it is closed once the sum has that version, and one store of the version makes both true
-//! ([`Slot::move_into`]).
+//! **The protocol of a sum** (what slots counted moves to another slot, once): the giving slots state that they are closed once the sum has
+//! a certain version, one store of the version makes that true, then they are freed; with a sync in between ([`Sum`]).
 
 mod allocation;
 mod checksum;
@@ -51,6 +51,7 @@ mod segment_file;
 mod shared;
 mod slots;
 mod statedir;
+mod sum;
 mod table;
 mod writer;
 
@@ -60,6 +61,10 @@ mod damage_tests;
 mod kill_tests;
 #[cfg(test)]
 mod model_tests;
+#[cfg(test)]
+mod power_disk;
+#[cfg(test)]
+mod power_sum_tests;
 #[cfg(test)]
 mod power_tests;
 #[cfg(test)]
@@ -82,12 +87,13 @@ pub use recovery::{OpenSlot, Recovery};
 pub use shared::{Health, Released, Shared};
 pub use slots::{Slot, SlotReading, SlotView};
 pub use statedir::{EpochDir, StateDir};
-pub use table::{SlotTable, SlotsFull};
+pub use sum::Sum;
+pub use table::{SlotTable, SlotsFull, Stored};
 pub use writer::Writer;
 
 /// Version of the files' format. A newer one is refused untouched, an older one is read. 2: slots that are sums. 3: slots
-/// that count requests.
-pub const FORMAT_VERSION: u32 = 3;
+/// that count requests. 4: three `recorded` blocks with a checksum.
+pub const FORMAT_VERSION: u32 = 4;
 
 /// What can go wrong with a journal, and on what.
 #[derive(Debug, thiserror::Error)]

@@ -15,7 +15,7 @@ pub enum SlotKind {
 }
 
 impl SlotKind {
-    /// It counts nothing itself but takes what others counted ([`super::Slot::move_into`]).
+    /// It counts nothing itself but takes what others counted ([`super::Sum`]).
     pub fn is_sum(self) -> bool {
         matches!(self, Self::Gap | Self::Fold)
     }

@@ -1,89 +1,14 @@
-//! Power cuts: a model of a disk that keeps what was synced and, of all else, whatever it likes.
-//!
-//! The journal runs on real files; after each sync the model remembers every file as it was then. At a cut each 512-byte sector of a
-//! file is either as it was synced or as it was last written, at random, and the directory is as it was synced or as it is. What
-//! was said to be durable must be there.
+//! Power cuts: what was said to be durable must be there, and nothing is counted twice (`power_disk.rs` is the disk).
 
-use std::collections::HashMap;
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::sync::Arc;
 
 use super::model_tests::options;
+use super::power_disk::{Dice, Disk};
 use super::*;
 use crate::units::Column;
 
 const CUTS: usize = 200;
-const SECTOR: usize = 512;
-
-struct Dice(u64);
-
-impl Dice {
-    fn below(&mut self, n: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        (self.0 >> 11) % n
-    }
-}
-
-/// The disk's memory: contents by inode, names by the last sync of the directory.
-#[derive(Default)]
-struct Disk {
-    contents: HashMap<u64, Vec<u8>>,
-    names: HashMap<String, u64>,
-}
-
-fn files(directory: &Path) -> Vec<(String, u64, Vec<u8>)> {
-    let entries = std::fs::read_dir(directory).unwrap().map(Result::unwrap);
-    let files = entries.map(|entry| {
-        let (name, inode) = (entry.file_name().into_string().unwrap(), entry.metadata().unwrap().ino());
-        (name, inode, std::fs::read(entry.path()).unwrap())
-    });
-    files.collect()
-}
-
-impl Disk {
-    /// Files whose name begins so, and the directory, are durable as they are.
-    fn synced(&mut self, directory: &Path, prefixes: &[&str]) {
-        self.names.clear();
-        for (name, inode, bytes) in files(directory) {
-            if prefixes.iter().any(|prefix| name.starts_with(prefix)) {
-                self.contents.insert(inode, bytes);
-            }
-            self.names.insert(name, inode);
-        }
-    }
-
-    /// What a power cut leaves of `directory`, in `to`.
-    fn cut(&self, directory: &Path, to: &Path, dice: &mut Dice) {
-        std::fs::create_dir_all(to).unwrap();
-        let now = files(directory);
-        let written: HashMap<u64, &Vec<u8>> = now.iter().map(|(_, inode, bytes)| (*inode, bytes)).collect();
-        let names: Vec<(String, u64)> = if dice.below(2) == 0 {
-            self.names.iter().map(|(name, inode)| (name.clone(), *inode)).collect()
-        } else {
-            now.iter().map(|(name, inode, _)| (name.clone(), *inode)).collect()
-        };
-        for (name, inode) in names {
-            let durable = self.contents.get(&inode);
-            let Some(last) = written.get(&inode).copied().or(durable) else { continue };
-            let mut bytes = last.clone();
-            // One disk writes nearly everything back before the cut, another nearly nothing.
-            let share = dice.below(101);
-            for (at, sector) in bytes.chunks_mut(SECTOR).enumerate() {
-                if dice.below(100) < share {
-                    continue;
-                }
-                match durable.and_then(|durable| durable.get(at * SECTOR..at * SECTOR + sector.len())) {
-                    Some(old) => sector.copy_from_slice(old),
-                    None => sector.fill(0),
-                }
-            }
-            std::fs::write(to.join(name), bytes).unwrap();
-        }
-    }
-}
 
 fn payload(seq: u64) -> Vec<u8> {
     let mut payload = seq.to_le_bytes().to_vec();
@@ -140,10 +65,7 @@ fn what_was_durable_survives_two_hundred_power_cuts() {
             if dice.below(12) == 0 && cuts < CUTS {
                 cuts += 1;
                 let copy = directory.path().join("cut");
-                let epoch_copy = copy.join("epoch-0000000001");
-                disk.cut(&shard, &epoch_copy.join("shard-00"), &mut dice);
-                std::fs::write(epoch_copy.join("lock"), "pid 1\nboot another\n").unwrap();
-                std::fs::write(copy.join("epoch"), std::fs::read(state.path().join("epoch")).unwrap()).unwrap();
+                cut(&disk, &state, &shard, &copy, &mut dice);
                 let (torn_here, next_seq) = check(&copy, durable_seq, freed);
                 torn += u64::from(torn_here > 0);
                 resumed += u64::from(next_seq > durable_seq);
@@ -154,6 +76,14 @@ fn what_was_durable_survives_two_hundred_power_cuts() {
     }
     // The disk was as bad as it was meant to be, and sometimes better.
     assert!(torn > 10 && resumed > 10, "{torn} {resumed}");
+}
+
+/// What a power cut leaves of a state directory of one shard.
+pub(super) fn cut(disk: &Disk, state: &StateDir, shard: &Path, to: &Path, dice: &mut Dice) {
+    let epoch = to.join("epoch-0000000001");
+    disk.cut(shard, &epoch.join("shard-00"), dice);
+    std::fs::write(epoch.join("lock"), "pid 1\nboot another\n").unwrap();
+    std::fs::write(to.join("epoch"), std::fs::read(state.path().join("epoch")).unwrap()).unwrap();
 }
 
 /// Recovers, twice, and reads everything. Torn bytes, and the seq that goes on.

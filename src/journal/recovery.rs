@@ -82,6 +82,9 @@ pub struct Recovery {
     pub machine_restarted: bool,
 }
 
+/// When slots were opened that are found open: before any sync.
+const RECOVERED: u64 = u64::MAX;
+
 /// The newest record of a live slot's generation.
 struct Latest {
     generation: u32,
@@ -154,6 +157,7 @@ impl Writer {
             file.sync_data().map_err(io_error("sync", &path))?;
         }
 
+        table.records_are_durable(next_seq);
         take_slots(&table, next_seq, &mut latest, &mut recovery);
         // Before any seq is used again, no slot may still claim it.
         shared.sync_slots()?;
@@ -201,12 +205,11 @@ impl Walk {
         // Every segment is gone. The slots still know seqs that were used, or about to be.
         let used = chunks.iter().flat_map(|chunk| {
             (0..chunk.entries).flat_map(|entry| {
-                let [a, b] = chunk.blocks(entry).map(|block| block.map(|block| block.seq));
                 let closing = Some(chunk.closing_seq(entry)).filter(|seq| *seq != NO_SEQ && sum_of(*seq).is_none());
                 let is_sum = chunk.kind(entry).is_some_and(SlotKind::is_sum);
-                let [a, b] = [a, b].map(|seq| seq.filter(|_| !is_sum));
                 let live = !chunk.generation(entry).is_multiple_of(2);
-                [a, b, closing].into_iter().flatten().filter(move |_| live)
+                let recorded = chunk.block_seqs(entry).filter(move |_| !is_sum);
+                recorded.chain(closing).filter(move |_| live)
             })
         });
         Ok(used.max().map_or(next, |seq| next.max(seq + 1)))
@@ -218,8 +221,18 @@ fn walk(directory: &Path, latest: &mut HashMap<u32, Latest>, recovery: &mut Reco
     let oldest = names.first().map_or(0, |name| name.first_seq);
     let mut reader = Reader::recover(directory, oldest.min(Cursor::peek(directory)?))?;
     let freed = Cursor::peek(directory)?;
+    let synced = synced_seq(directory, &names)?.max(freed);
     while let Some(entry) = reader.next()? {
         let frame = match entry {
+            // Not damage but the tail that a power cut may take: published, never synced, and nobody saw it. Nor what is behind it.
+            Entry::Damaged(damaged)
+                if recovery.machine_restarted
+                    && damaged.first_seq >= synced
+                    && damaged.next_seq > damaged.first_seq =>
+            {
+                recovery.torn_bytes += damaged.bytes;
+                return Ok(Walk { next: damaged.first_seq, tail: None, unknown: None });
+            }
             Entry::Damaged(damaged) => {
                 // Below the cursor the sink has them all.
                 if damaged.next_seq > freed || damaged.first_seq == damaged.next_seq {
@@ -269,20 +282,22 @@ fn walk(directory: &Path, latest: &mut HashMap<u32, Latest>, recovery: &mut Reco
             });
         }
     }
-    // Published, never synced, and the machine has restarted since: not damage but the tail that a power cut may take. Nobody saw it.
-    let synced = segment.synced.map_or(0, |mark| segment.name.first_seq + mark.count);
-    if recovery.machine_restarted
-        && let Some(last) = recovery.damaged.last()
-        && last.path == segment.path
-        && last.next_seq == walk.next
-        && last.first_seq >= synced
-        && last.next_seq > last.first_seq
-    {
-        recovery.torn_bytes += last.bytes;
-        walk.next = last.first_seq;
-        recovery.damaged.pop();
-    }
     Ok(walk)
+}
+
+/// Lower seqs survived a power cut, as the segments say: one is synced after those before it.
+fn synced_seq(directory: &Path, names: &[Name]) -> Result<u64, Error> {
+    let mut synced_seq = 0;
+    for name in names {
+        let path = name.path(directory);
+        let file = File::open(&path).map_err(io_error("open", &path))?;
+        if let (_, _, Some(synced)) = read_first_page(&file, &path)?
+            && synced.count > 0
+        {
+            synced_seq = synced_seq.max(name.first_seq + synced.count);
+        }
+    }
+    Ok(synced_seq)
 }
 
 /// The live slots of `chunks`, by number, with no record yet.
@@ -321,7 +336,7 @@ fn settle_sums(table: &Arc<Table>) {
             }
             let Some((number, version)) = sum_of(chunk.closing_seq(entry)) else { continue };
             if has_taken(number, version) {
-                table.free(chunk, entry);
+                table.free(chunk, entry, RECOVERED);
             } else {
                 chunk.set_closing_seq(entry, NO_SEQ);
             }
@@ -330,6 +345,13 @@ fn settle_sums(table: &Arc<Table>) {
 }
 
 fn take_slots(table: &Arc<Table>, next_seq: u64, latest: &mut HashMap<u32, Latest>, recovery: &mut Recovery) {
+    for chunk in table.chunks() {
+        for entry in 0..chunk.entries {
+            if !chunk.generation(entry).is_multiple_of(2) {
+                chunk.revoke_torn(entry);
+            }
+        }
+    }
     settle_sums(table);
     for chunk in table.chunks() {
         // All intents first: once one seq is used again, an old claim to it would look true.
@@ -350,10 +372,10 @@ fn take_slots(table: &Arc<Table>, next_seq: u64, latest: &mut HashMap<u32, Lates
             let closed = chunk.closing_seq(entry) != NO_SEQ || record.as_ref().is_some_and(|record| record.closes);
             let Some(kind) = chunk.kind(entry).filter(|_| !closed) else {
                 recovery.damaged_slots += u64::from(!closed);
-                table.free(&chunk, entry);
+                table.free(&chunk, entry, RECOVERED);
                 continue;
             };
-            let slot = Slot::new(Arc::clone(table), Arc::clone(&chunk), entry, generation);
+            let slot = Slot::new(Arc::clone(table), Arc::clone(&chunk), entry, generation, RECOVERED);
             recovery.open.push(open_slot(slot, kind, record));
         }
     }

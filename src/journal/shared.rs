@@ -269,6 +269,10 @@ impl Shared {
         let one = lock(&self.syncing);
         let result = self.sync_segments();
         drop(one);
+        if result.is_err() {
+            // No slot waits for a disk that fails.
+            self.table.records_are_durable(u64::MAX);
+        }
         result
     }
 
@@ -294,6 +298,7 @@ impl Shared {
         if let Some(seq) = durable {
             self.synced_seq.fetch_max(seq, Ordering::Release);
         }
+        self.table.records_are_durable(self.synced_seq());
         let mut files = lock(&self.files);
         if let Some((current, sealed)) = files.live.split_last() {
             let mut left: Vec<_> =
@@ -339,17 +344,36 @@ impl Shared {
     /// Makes the slots durable as they are. A slots file whose sync failed stays in use (it still survives the process) and the shard
     /// stays [`Health::Failed`], for its slots may not survive a power cut any more.
     pub fn sync_slots(&self) -> Result<(), Error> {
-        let mut failed = lock(&self.slots_failed);
-        if failed.is_some() {
-            return Ok(());
+        self.sync_slots_once(&mut lock(&self.slots_failed))
+    }
+
+    /// [`Self::sync_slots`], unless another thread is doing so: who must not wait for a disk that stands still asks this way.
+    pub fn try_sync_slots(&self) -> Result<bool, Error> {
+        let Ok(mut failed) = self.slots_failed.try_lock() else { return Ok(false) };
+        self.sync_slots_once(&mut failed).map(|()| true)
+    }
+
+    fn sync_slots_once(&self, failed: &mut Option<String>) -> Result<(), Error> {
+        let number = self.table.sync_begins();
+        let mut result = Ok(());
+        if failed.is_none() {
+            result = self
+                .table
+                .chunks()
+                .iter()
+                .try_for_each(|chunk| chunk.file.sync_data().map_err(io_error("sync", &chunk.path)));
         }
-        for chunk in self.table.chunks() {
-            if let Err(error) = chunk.file.sync_data().map_err(io_error("sync", &chunk.path)) {
-                *failed = Some(error_text(&error));
-                return Err(error);
-            }
+        if let Err(error) = &result {
+            *failed = Some(error_text(error));
         }
-        Ok(())
+        // Also where it failed: sums go on, for they survive the process.
+        self.table.sync_ended(number);
+        result
+    }
+
+    /// Whether a sum waits for [`Self::sync_slots`].
+    pub fn is_asked_for_sync(&self) -> bool {
+        self.table.is_asked_for_sync()
     }
 
     /// Gives back what nobody writes any more: the room behind the last record and, if none of them is open, the slots. The writer is

@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::sync::atomic::{Ordering, fence};
 
-use super::chunk::{Block, Chunk, Note, into_sum};
+use super::chunk::{Block, Chunk, Note};
 use super::outcome::{Outcome, SlotKind};
 use super::table::Table;
 use crate::units::{Column, Counters};
@@ -20,13 +20,15 @@ pub struct Slot {
     chunk: Arc<Chunk>,
     entry: u32,
     generation: u64,
+    /// Syncs of the slots that had begun when it was opened.
+    opened_in: u64,
     freed: bool,
     one_thread: PhantomData<Cell<()>>,
 }
 
 impl Slot {
-    pub(super) fn new(table: Arc<Table>, chunk: Arc<Chunk>, entry: u32, generation: u64) -> Self {
-        Self { table, chunk, entry, generation, freed: false, one_thread: PhantomData }
+    pub(super) fn new(table: Arc<Table>, chunk: Arc<Chunk>, entry: u32, generation: u64, opened_in: u64) -> Self {
+        Self { table, chunk, entry, generation, opened_in, freed: false, one_thread: PhantomData }
     }
 
     /// Counts `n` bytes: a plain load and store.
@@ -135,41 +137,32 @@ impl Slot {
         self.table.begin_record(&self.chunk, self.entry, self.generation, seq, totals, closing);
     }
 
-    /// Ends it by moving `counted` of it into a slot that is a sum, which counts one more taken. Killed at any store, either the sum has
-    /// it or this slot still does.
-    pub fn move_into(self, sum: &Self, counted: &Counters) {
-        let (taken, before) = sum.sum();
-        let Some(after) = before.checked_add(counted) else {
-            // 2^64 bytes in a sum: it stays as it is, and this slot live, for the next start.
-            return;
-        };
-        let which = sum.chunk.fill_block(sum.entry, &after);
-        let number = sum.table.number(&sum.chunk, sum.entry);
-        self.chunk.set_closing_seq(self.entry, into_sum(number, taken + 1));
-        // Makes the new sum count and the closing word true, at once.
-        sum.chunk.store_seq(sum.entry, which, taken + 1);
-        self.free();
+    pub(super) fn chunk(&self) -> &Chunk {
+        &self.chunk
     }
 
-    #[cfg(test)]
     pub(super) fn entry(&self) -> u32 {
         self.entry
     }
 
+    pub(super) fn table(&self) -> &Table {
+        &self.table
+    }
+
     /// Of a sum: how many slots it has taken, and what they counted.
-    pub fn sum(&self) -> (u64, Counters) {
+    pub(super) fn sum(&self) -> (u64, Counters) {
         self.chunk.sum(self.entry)
     }
 
     /// Corrects what its records add up to: the record at `seq`, already published, says so.
     pub fn restate(&self, seq: u64, totals: &Counters) {
-        self.chunk.begin_recorded(self.entry, seq, totals);
+        self.table.begin_recorded(&self.chunk, self.entry, seq, totals);
     }
 
-    /// Ends it; its place is free for another.
+    /// Ends it; its place is free for another, of a slot that was synced once its last record is too.
     pub fn free(mut self) {
         self.freed = true;
-        self.table.free(&self.chunk, self.entry);
+        self.table.free(&self.chunk, self.entry, self.opened_in);
     }
 
     /// A view for other threads.

@@ -53,34 +53,45 @@ fn a_move_is_whole_at_every_store() {
         slot.add(Column::ReceivedBody, 2 * bytes);
         slot
     };
-    let sum = writer.slots().open(SlotKind::Fold, 1, b"sum").unwrap();
+    let mut sum = Sum::new(writer.slots().open(SlotKind::Fold, 1, b"sum").unwrap());
     let other = open(1);
     let mut before = (0, 0);
     for bytes in [10, 200, 3000, 40_000] {
-        let slot = open(bytes);
+        let (slot, second) = (open(bytes), open(bytes + 5));
         let then = |name: &str, moved: bool| {
-            let (count, held) = if moved { (before.0 + 1, before.1 + bytes) } else { before };
-            let rest = if moved { vec![app(1)] } else { vec![app(1), app(bytes)] };
+            let (count, held) = if moved { (before.0 + 2, before.1 + 2 * bytes + 5) } else { before };
+            let rest = if moved { vec![app(1)] } else { vec![app(1), app(bytes), app(bytes + 5)] };
             assert_eq!(killed(&state, name), ((count, app(held)), rest), "{name}");
         };
         then("begun", false);
-        // The stores of `move_into`, one after the other.
+        // The stores of `Sum`, one after the other.
         let chunk = &writer.slots().table.chunks()[0];
-        let (slot_entry, sum_entry) = (slot.entry(), sum.entry());
-        let which = chunk.fill_block(sum_entry, &app(before.1 + bytes));
-        then("filled", false);
-        chunk.set_closing_seq(slot_entry, into_sum(sum_entry, before.0 + 1));
+        let (sum_entry, version) = (sum.slot().entry(), before.0 + 2);
+        chunk.set_closing_seq(slot.entry(), into_sum(sum_entry, version));
+        then("half stated", false);
+        chunk.set_closing_seq(second.entry(), into_sum(sum_entry, version));
         then("stated", false);
-        chunk.store_seq(sum_entry, which, before.0 + 1);
+        let which = chunk.fill_block(sum_entry, version, &app(before.1 + 2 * bytes + 5), version);
+        then("filled", false);
+        chunk.store_seq(sum_entry, which, version);
         then("true", true);
         slot.free();
+        then("half freed", true);
+        second.free();
         then("freed", true);
-        before = (before.0 + 1, before.1 + bytes);
+        before = (before.0 + 2, before.1 + 2 * bytes + 5);
     }
     // And all of them as one.
-    open(5).move_into(&sum, &app(5));
-    assert_eq!(killed(&state, "moved"), ((5, app(43_215)), vec![app(1)]));
-    assert_eq!(sum.sum(), (5, app(43_215)));
+    sum.take(open(5), app(5));
+    for moved in [false, false, true, true] {
+        let (taken, rest) =
+            if moved { ((9, app(86_445)), vec![app(1)]) } else { ((8, app(86_440)), vec![app(1), app(5)]) };
+        assert_eq!(killed(&state, "moving"), (taken, rest));
+        assert!(!sum.is_settled());
+        sum.step();
+    }
+    assert!(sum.is_settled());
+    assert_eq!(sum.taken(), (9, app(86_445)));
     drop((other, sum));
 }
 
@@ -92,13 +103,14 @@ fn a_sum_is_recorded_once() {
     let budget = Arc::new(Budget::new(1 << 30));
     let mut writer = Writer::create(&epoch, 0, "node", &options(), budget).unwrap();
     // Versions above every seq: they are none.
-    let sum = writer.slots().open(SlotKind::Gap, 1, b"").unwrap();
+    let mut sum = Sum::new(writer.slots().open(SlotKind::Gap, 1, b"").unwrap());
     for _ in 0..20 {
         let slot = writer.slots().open(SlotKind::Session, 1, b"").unwrap();
-        slot.move_into(&sum, &app(3));
+        sum.take(slot, app(3));
+        (0..4).for_each(|_| sum.step());
     }
     assert_eq!(killed(&state, "sum"), ((20, app(60)), vec![]));
-    sum.begin_record(writer.next_seq(), &app(60), true);
+    sum.slot().begin_record(writer.next_seq(), &app(60), true);
     assert_eq!(killed(&state, "stated"), ((20, app(60)), vec![]));
     writer.append(b"the sum").unwrap();
     assert_eq!(killed(&state, "recorded"), ((0, app(0)), vec![]));

@@ -3,12 +3,15 @@
 //! Free slots are kept last in, first out, and the lowest chunk is used first, so that the hot set stays small and high chunks empty out;
 //! a chunk that is wholly free gives its resident pages back. When all `slots_max` are taken or the disk has no room for another
 //! chunk, [`SlotTable::open`] says [`SlotsFull`]: the caller refuses the session, nothing is counted outside a slot.
+//!
+//! *Power cuts.* What a sync has seen in a slot must not go from it before the record that states it survives a power cut too: such a
+//! slot is freed only then ([`Table::free`]). What came and went between two syncs is freed at once.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use super::chunk::{Chunk, NO_SEQ};
+use super::chunk::{Chunk, NO_SEQ, sum_of};
 use super::frame::SlotRef;
 use super::outcome::SlotKind;
 use super::shared::remove_if_there;
@@ -52,13 +55,27 @@ impl SlotTable {
     /// [`Self::open`], for a slot that says from its first store on how many requests there are ([`Slot::requests`]).
     pub fn open_with(&self, kind: SlotKind, requests: u64, started_at_us: u64, note: &[u8]) -> Result<Slot, SlotsFull> {
         let (chunk, entry) = self.table.take()?;
+        let opened_in = self.table.syncs_begun.load(Ordering::Relaxed);
         let generation = chunk.begin(entry, kind, requests, started_at_us, note);
-        Ok(Slot::new(Arc::clone(&self.table), chunk, entry, generation))
+        Ok(Slot::new(Arc::clone(&self.table), chunk, entry, generation, opened_in))
     }
 
     /// Slots in use.
     pub fn open_count(&self) -> u32 {
-        lock(&self.table.state).open
+        let state = lock(&self.table.state);
+        state.open - state.closed.len() as u32
+    }
+
+    /// What is stored by now, to ask [`Self::is_synced`] for later.
+    pub fn stored(&self) -> Stored {
+        // A sync that is counted as begun after this one was looked at finds all of it.
+        fence(Ordering::SeqCst);
+        Stored(self.table.syncs_begun.load(Ordering::Relaxed))
+    }
+
+    /// Whether all that was stored then survives a power cut.
+    pub fn is_synced(&self, stored: Stored) -> bool {
+        self.table.syncs_done.load(Ordering::Acquire) > stored.0
     }
 
     /// Slots whose owner went without freeing them; they are recovered at the next start.
@@ -66,6 +83,10 @@ impl SlotTable {
         self.table.orphans.load(Ordering::Relaxed)
     }
 }
+
+/// A moment in the life of all slots of a shard ([`SlotTable::stored`]).
+#[derive(Clone, Copy, Debug)]
+pub struct Stored(u64);
 
 /// What [`Slot::begin_record`] stated and [`super::Writer::append`] makes true or takes back.
 #[derive(Clone, Copy, Debug)]
@@ -85,6 +106,13 @@ pub(super) struct Table {
     slots_max: u32,
     state: Mutex<State>,
     orphans: AtomicU64,
+    /// Syncs of the slots that have begun, and the number of the last that ended.
+    syncs_begun: AtomicU64,
+    syncs_done: AtomicU64,
+    /// Lower seqs survive a power cut.
+    durable_seq: AtomicU64,
+    /// A sum waits for the next sync.
+    sums_wait: AtomicBool,
     /// The intent, in words that one thread stores and loads: seq, slot reference, block.
     intent_seq: AtomicU64,
     intent_about: AtomicU64,
@@ -96,6 +124,8 @@ struct State {
     chunks: Vec<Arc<Chunk>>,
     /// Free entries of each chunk, the last freed last.
     free: Vec<Vec<u32>>,
+    /// Seq and number of slots that are free once that record survives a power cut.
+    closed: Vec<(u64, u32)>,
     /// No chunk below it has a free entry.
     lowest: usize,
     free_count: u32,
@@ -142,6 +172,10 @@ impl Table {
             slots_max,
             state: Mutex::new(state),
             orphans: AtomicU64::new(0),
+            syncs_begun: AtomicU64::new(0),
+            syncs_done: AtomicU64::new(0),
+            durable_seq: AtomicU64::new(0),
+            sums_wait: AtomicBool::new(false),
             intent_seq: AtomicU64::new(NO_SEQ),
             intent_about: AtomicU64::new(0),
             intent_which: AtomicU32::new(0),
@@ -201,9 +235,21 @@ impl Table {
         chunk.number * self.entries + entry
     }
 
-    pub(super) fn free(&self, chunk: &Chunk, entry: u32) {
-        let at = chunk.number as usize;
+    /// Ends a slot that was opened when so many syncs had begun.
+    pub(super) fn free(&self, chunk: &Chunk, entry: u32, opened_in: u64) {
         let mut state = lock(&self.state);
+        if opened_in != self.syncs_begun.load(Ordering::Relaxed) {
+            let seq = chunk.closing_seq(entry);
+            if seq != NO_SEQ && sum_of(seq).is_none() && seq >= self.durable_seq.load(Ordering::Relaxed) {
+                state.closed.push((seq, self.number(chunk, entry)));
+                return;
+            }
+        }
+        self.free_now(state, chunk, entry);
+    }
+
+    fn free_now(&self, mut state: MutexGuard<'_, State>, chunk: &Chunk, entry: u32) {
+        let at = chunk.number as usize;
         chunk.free(entry);
         state.free[at].push(entry);
         state.lowest = state.lowest.min(at);
@@ -217,6 +263,43 @@ impl Table {
                 tracing::debug!(%error, path = %chunk.path.display(), "slots keep their pages");
             }
         }
+    }
+
+    /// Records below `seq` survive a power cut; `u64::MAX` where nothing does any more.
+    pub(super) fn records_are_durable(&self, seq: u64) {
+        let closed = {
+            let mut state = lock(&self.state);
+            if seq != u64::MAX {
+                self.durable_seq.store(seq, Ordering::Relaxed);
+            }
+            state.closed.extract_if(.., |(closing, _)| *closing < seq).collect::<Vec<_>>()
+        };
+        for (_, number) in closed {
+            let state = lock(&self.state);
+            let chunk = Arc::clone(&state.chunks[(number / self.entries) as usize]);
+            self.free_now(state, &chunk, number % self.entries);
+        }
+    }
+
+    /// A sync of the slots begins; its number.
+    pub(super) fn sync_begins(&self) -> u64 {
+        self.sums_wait.store(false, Ordering::Relaxed);
+        self.syncs_begun.fetch_add(1, Ordering::SeqCst) + 1
+    }
+
+    /// The sync of that number has ended: what had been stored when it began survives a power cut.
+    pub(super) fn sync_ended(&self, number: u64) {
+        self.syncs_done.fetch_max(number, Ordering::Release);
+    }
+
+    /// A sum goes on once the slots have been synced.
+    pub(super) fn ask_for_sync(&self) {
+        self.sums_wait.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether one waits.
+    pub(super) fn is_asked_for_sync(&self) -> bool {
+        self.sums_wait.load(Ordering::Relaxed)
     }
 
     /// Removes the files, if there are some and no slot is open; whether it did.
@@ -261,7 +344,7 @@ impl Table {
             chunk.set_closing_seq(entry, seq);
             None
         } else {
-            Some(chunk.begin_recorded(entry, seq, totals))
+            Some(self.begin_recorded(chunk, entry, seq, totals))
         };
         let about = SlotRef::new(self.number(chunk, entry), generation, closing);
         let about = u64::from(about.slot) | u64::from(about.generation) << 32;
@@ -269,6 +352,10 @@ impl Table {
         let which = which.map_or(u32::MAX, |which| which as u32);
         self.intent_which.store(which, Ordering::Relaxed);
         self.intent_seq.store(seq, Ordering::Relaxed);
+    }
+
+    pub(super) fn begin_recorded(&self, chunk: &Chunk, entry: u32, seq: u64, totals: &Counters) -> usize {
+        chunk.begin_recorded(entry, seq, totals, self.durable_seq.load(Ordering::Relaxed))
     }
 
     #[inline]

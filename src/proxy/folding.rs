@@ -1,14 +1,15 @@
 //! Sums of what is not recorded one by one: requests while the journal is nearly full (*folding*), and closes that no record has
 //! room for (the *gap*).
 //!
-//! A sum lives in a slot of its own, as safe from a kill as any other; what a slot counted moves there in one step
-//! ([`crate::journal::Slot::move_into`]). Detail is lost, bytes are not: a folded sum keeps account, endpoint, hour and reason.
+//! A sum lives in a slot of its own, as safe from a kill and from a power cut as any other; what slots counted moves there in steps, the
+//! slots being synced in between ([`crate::journal::Sum`]). Detail is lost, bytes are not: a folded sum keeps account, endpoint, hour and
+//! reason.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use crate::event::Reason;
-use crate::journal::Slot;
+use crate::event::{Kind, Reason};
+use crate::journal::{SlotTable, Stored, Sum};
 
 /// How many sums there may be at once in a shard; what would need another is summed up in the gap.
 pub const SUMS_MAX: usize = 1000;
@@ -24,12 +25,18 @@ pub struct Key {
     pub reason: Reason,
 }
 
-/// A sum being made.
-pub struct Sum {
-    /// Where it is.
-    pub slot: Slot,
+/// A sum being made, and what its record will say.
+pub struct Tally {
+    /// What it is.
+    pub sum: Sum,
+    /// Of requests, or a gap.
+    pub kind: Kind,
+    /// Why its requests are not billable.
+    pub reason: Reason,
     /// When it began, µs.
     pub started_at_us: i64,
+    /// The end of what it is a sum of, µs.
+    pub ends_at_us: i64,
 }
 
 /// When request records give way to sums: percent of the journal's budget.
@@ -58,14 +65,49 @@ pub struct Folding {
     /// Requests are summed up.
     pub is_on: Cell<bool>,
     /// What was.
-    pub sums: RefCell<HashMap<Key, Sum>>,
+    pub sums: RefCell<HashMap<Key, Tally>>,
+    /// What was closed and had no room.
+    pub gap: RefCell<Option<Tally>>,
+    /// Those that take no more: recorded once all they took is theirs, and there is room.
+    pub leaving: RefCell<Vec<Tally>>,
+    /// When they last went on.
+    stored: Cell<Option<Stored>>,
 }
 
 impl Folding {
-    /// Sums of other hours than this one, or all.
-    pub fn keys(&self, but_hour_us: Option<i64>) -> Vec<Key> {
-        let sums = self.sums.borrow();
-        sums.keys().filter(|key| Some(key.hour_us) != but_hour_us).cloned().collect()
+    /// How many sums of requests there are.
+    pub fn count(&self) -> usize {
+        self.sums.borrow().len() + self.leaving.borrow().len()
+    }
+
+    /// The gap takes no more.
+    pub fn leave_gap(&self) {
+        self.leaving.borrow_mut().extend(self.gap.borrow_mut().take());
+    }
+
+    /// Sums of other hours than this one, or all, take no more.
+    pub fn leave(&self, but_hour_us: Option<i64>) {
+        let mut sums = self.sums.borrow_mut();
+        let left = sums.extract_if(|key, _| Some(key.hour_us) != but_hour_us);
+        self.leaving.borrow_mut().extend(left.map(|(_, tally)| tally));
+    }
+
+    /// All sums go on by a step if the slots have been synced since the last.
+    pub fn step(&self, slots: &SlotTable) {
+        if self.stored.get().is_some_and(|stored| !slots.is_synced(stored)) {
+            return;
+        }
+        self.sums.borrow_mut().values_mut().for_each(|tally| tally.sum.step());
+        self.gap.borrow_mut().iter_mut().chain(&mut *self.leaving.borrow_mut()).for_each(|tally| tally.sum.step());
+        self.stored.set(Some(slots.stored()));
+    }
+
+    /// Whether a sum is still to take something.
+    pub fn is_moving(&self) -> bool {
+        let is_moving = |tally: &Tally| !tally.sum.is_settled();
+        self.sums.borrow().values().any(is_moving)
+            || self.gap.borrow().iter().any(is_moving)
+            || self.leaving.borrow().iter().any(is_moving)
     }
 }
 

@@ -18,12 +18,14 @@ use std::cell::{Cell, RefCell};
 
 use tracing::{debug, error, info, warn};
 
-use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Sum, whole_fields, whose};
+use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Tally, whole_fields, whose};
 use crate::clock::{Clock, HOUR_US, hour_of};
 use crate::enrichment::Snapshot;
 use crate::event::{End, Kind, Loss, Phase, PlaceNote, Reason, RequestNote, SeqRange, Tail};
 use crate::ids::{Id, IdSource};
-use crate::journal::{AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Slot, SlotKind, SlotsFull, Writer};
+use crate::journal::{
+    AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Shared, Slot, SlotKind, SlotsFull, Sum, Writer,
+};
 use crate::metrics::Metrics;
 use crate::units::{Column, Counters};
 
@@ -217,8 +219,6 @@ pub struct Recorder {
     clock: Clock,
     /// What the wall clock was set by since we read it, µs.
     shift_us: Cell<i64>,
-    /// What was closed and had no room.
-    gap: RefCell<Option<Sum>>,
     fold_marks: FoldMarks,
     folding: Folding,
     /// Records that others give up, to be stated; and stated, but not durable yet.
@@ -239,7 +239,6 @@ impl Recorder {
             ids: RefCell::new(ids),
             clock,
             shift_us: Cell::new(0),
-            gap: RefCell::new(None),
             fold_marks: FoldMarks::NEVER,
             folding: Folding::default(),
             losses: RefCell::default(),
@@ -309,7 +308,13 @@ impl Recorder {
 
     fn slot(&self, kind: SlotKind, requests: u64, started_at_us: i64, note: &[u8]) -> Option<Slot> {
         let started_at_us = self.stamp(started_at_us).max(0) as u64;
-        let opened = self.writer.borrow().slots().open_with(kind, requests, started_at_us, note);
+        let open = || self.writer.borrow().slots().open_with(kind, requests, started_at_us, note);
+        let mut opened = open();
+        if opened.is_err() {
+            // Slots wait for syncs before they are free: better this thread waits for one than a client is refused.
+            self.finish_sums(|shared| shared.try_sync_slots());
+            opened = open();
+        }
         opened.inspect_err(|error| self.no_slot(error)).ok()
     }
 
@@ -339,7 +344,7 @@ impl Recorder {
             return if can_be_folded(&measured, &facts) {
                 self.fold(measured, facts.verdict)
             } else {
-                self.give_up(measured)
+                self.give_up(measured, facts.verdict)
             };
         }
         measured.slot.free();
@@ -419,21 +424,28 @@ impl Recorder {
     pub fn beat(&self, started_at_us: i64) {
         self.follow_wall_clock(started_at_us);
         self.state_losses();
-        self.state_gap();
         self.set_folding();
-        let is_at_rest = !self.folding.is_on.get() && self.writer.borrow().shared().health() != Health::Full;
+        let has_room = self.writer.borrow().shared().health() != Health::Full;
+        if has_room {
+            self.folding.leave_gap();
+        }
+        let is_at_rest = has_room && !self.folding.is_on.get();
         let but_hour_us = hour_of(self.stamp(self.now_us()));
-        self.write_sums((!is_at_rest).then_some(but_hour_us));
+        self.folding.leave((!is_at_rest).then_some(but_hour_us));
+        self.step_sums();
+        self.write_sums();
         if self.now_us() - self.last_record_us.get() >= 1_000_000 {
             self.node(Phase::Checkpoint, started_at_us);
         }
     }
 
-    /// Writes every sum that there is; what has no room stays in its slot for the next start.
+    /// Writes every sum that there is; what has no room stays in its slot for the next start. Waits for the disk.
     pub fn write_rest(&self) {
         self.state_losses();
-        self.state_gap();
-        self.write_sums(None);
+        self.folding.leave_gap();
+        self.folding.leave(None);
+        self.finish_sums(|shared| shared.sync_slots().map(|()| true));
+        self.write_sums();
     }
 
     fn follow_wall_clock(&self, started_at_us: i64) {
@@ -507,7 +519,7 @@ impl Recorder {
 
     #[cold]
     fn say_unwritten(&self, error: &AppendError) {
-        if self.gap.borrow().is_none() && self.folding.sums.borrow().is_empty() {
+        if self.folding.gap.borrow().is_none() && self.folding.sums.borrow().is_empty() {
             error!(%error, "the journal takes no records: closes are summed up until it does");
         }
     }
@@ -525,6 +537,7 @@ impl Recorder {
 
     /// Moves what a request counted to the sum of its account, endpoint, hour and reason.
     fn fold(&self, measured: Measured, verdict: Verdict) {
+        self.step_sums();
         let now_us = self.now_us();
         // Before the sweep of the hour's turn has come to it, what moved is still the earlier hour's.
         let began_us = self.stamp(measured.recorded_at_us.get());
@@ -532,81 +545,97 @@ impl Recorder {
         let unswept = self.swept_hour.get() < hour_us && began_us < hour_us && measured.has_news();
         let hour_us = if unswept { hour_us - HOUR_US } else { hour_us };
         let key = Key { note: whose(&measured.note.borrow()), hour_us, reason: verdict.reason };
-        let mut sums = self.folding.sums.borrow_mut();
-        if !sums.contains_key(&key) {
-            let slot = if sums.len() < SUMS_MAX { self.slot(SlotKind::Fold, 0, now_us, &key.note) } else { None };
-            let Some(slot) = slot else {
-                drop(sums);
-                return self.give_up(measured);
+        if !self.folding.sums.borrow().contains_key(&key) {
+            let is_left = self.folding.count() < SUMS_MAX;
+            let Some(slot) = is_left.then(|| self.slot(SlotKind::Fold, 0, now_us, &key.note)).flatten() else {
+                return self.give_up(measured, verdict);
             };
             slot.set_outcome(outcome(Verdict { reason: verdict.reason, ..Verdict::default() }));
-            let started_at_us = self.stamp(now_us).clamp(hour_us, hour_us + HOUR_US - 1);
-            sums.insert(key.clone(), Sum { slot, started_at_us });
+            let ends_at_us = hour_us + HOUR_US - 1;
+            let tally = Tally {
+                sum: Sum::new(slot),
+                kind: Kind::Request,
+                reason: verdict.reason,
+                started_at_us: self.stamp(now_us).clamp(hour_us, ends_at_us),
+                ends_at_us,
+            };
+            self.folding.sums.borrow_mut().insert(key.clone(), tally);
         }
-        if let Some(sum) = sums.get(&key) {
+        if let Some(tally) = self.folding.sums.borrow_mut().get_mut(&key) {
+            // Killed before it has been moved, it is closed with this verdict.
+            measured.decide(verdict);
             let totals = measured.totals();
-            measured.slot.move_into(&sum.slot, &totals);
+            tally.sum.take(measured.slot, totals);
             self.metrics.records_folded.increment(1);
             self.keep_buffer(measured.note.into_inner());
         }
     }
 
     /// Moves what a close would have stated to the gap.
-    fn give_up(&self, measured: Measured) {
-        let mut gap = self.gap.borrow_mut();
-        if gap.is_none() {
+    fn give_up(&self, measured: Measured, verdict: Verdict) {
+        self.step_sums();
+        if self.folding.gap.borrow().is_none() {
             let now_us = self.now_us();
-            *gap = self.slot(SlotKind::Gap, 0, now_us, &[]).map(|slot| Sum { slot, started_at_us: self.stamp(now_us) });
+            let gap = self.slot(SlotKind::Gap, 0, now_us, &[]).map(|slot| Tally {
+                sum: Sum::new(slot),
+                kind: Kind::Gap,
+                reason: Reason::Unspecified,
+                started_at_us: self.stamp(now_us),
+                ends_at_us: i64::MAX,
+            });
+            *self.folding.gap.borrow_mut() = gap;
         }
+        measured.decide(verdict);
         let totals = measured.totals();
         // Session totals already hold what its requests moved: a sum over both would count it twice.
         let counted = match measured.kind {
             Kind::Session => self.deltas(&measured, &totals),
             _ => Counters::default(),
         };
-        match gap.as_ref() {
-            Some(gap) => measured.slot.move_into(&gap.slot, &counted),
+        match self.folding.gap.borrow_mut().as_mut() {
+            Some(gap) => gap.sum.take(measured.slot, counted),
             // Its slot stays live: the next start writes its close.
             None => error!(?counted, "neither room for a record nor a slot for a sum: the next start records it"),
         }
     }
 
-    fn state_gap(&self) {
-        let Some(gap) = self.gap.borrow_mut().take() else { return };
-        // The shard's health tells whether an attempt makes sense.
-        let is_full = self.writer.borrow().shared().health() == Health::Full;
-        if is_full || !self.write_sum(&gap, Kind::Gap, self.stamp(self.now_us()), Reason::Unspecified) {
-            *self.gap.borrow_mut() = Some(gap);
-            return;
-        }
-        warn!(closes = gap.slot.sum().0, "the journal takes records again: the gap is stated");
-        gap.slot.free();
+    fn step_sums(&self) {
+        self.folding.step(self.writer.borrow().slots());
     }
 
-    fn write_sums(&self, but_hour_us: Option<i64>) {
-        if self.folding.sums.borrow().is_empty() {
-            return;
-        }
-        for key in self.folding.keys(but_hour_us) {
-            let Some(sum) = self.folding.sums.borrow_mut().remove(&key) else { continue };
-            let last_us = key.hour_us + HOUR_US - 1;
-            let stamp_us = self.stamp(self.now_us()).clamp(sum.started_at_us.min(last_us), last_us);
-            if self.write_sum(&sum, Kind::Request, stamp_us, key.reason) {
-                sum.slot.free();
-                continue;
+    /// Does at once what sums wait for, as long as there is a sync.
+    #[cold]
+    fn finish_sums(&self, sync: impl Fn(&Shared) -> Result<bool, crate::journal::Error>) {
+        let shared = self.writer.borrow().shared();
+        while self.folding.is_moving() {
+            match sync(&shared) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(error) => warn!(%error, "sums may not survive a power cut"),
             }
-            self.folding.sums.borrow_mut().insert(key, sum);
-            return;
+            self.step_sums();
+        }
+    }
+
+    /// The records of sums that are settled, as far as there is room.
+    fn write_sums(&self) {
+        let mut leaving = self.folding.leaving.borrow_mut();
+        while let Some(at) = leaving.iter().position(|tally| tally.sum.is_settled()) {
+            let tally = &leaving[at];
+            let stamp_us = self.stamp(self.now_us()).clamp(tally.started_at_us.min(tally.ends_at_us), tally.ends_at_us);
+            let times = (tally.started_at_us, stamp_us);
+            if !self.write_sum(tally.sum.slot(), tally.sum.taken(), tally.kind, times, tally.reason) {
+                return;
+            }
+            if tally.kind == Kind::Gap {
+                warn!(closes = tally.sum.taken().0, "the journal takes records again: the gap is stated");
+            }
+            leaving.swap_remove(at).sum.free();
         }
     }
 
     /// The one record of a sum. False where there is no room.
-    fn write_sum(&self, sum: &Sum, kind: Kind, stamp_us: i64, reason: Reason) -> bool {
-        let (folded, counted) = sum.slot.sum();
-        self.write_sum_of(&sum.slot, (folded, counted), kind, (sum.started_at_us, stamp_us), reason)
-    }
-
-    fn write_sum_of(
+    fn write_sum(
         &self,
         slot: &Slot,
         (folded, counted): (u64, Counters),
@@ -638,7 +667,7 @@ impl Recorder {
         let stamp_us = died_us.min(hour_of(started_at_us) + HOUR_US - 1);
         let reason = verdict(estate.outcome).reason;
         let sum = (estate.taken, estate.totals);
-        if self.write_sum_of(&estate.slot, sum, kind, (started_at_us, stamp_us), reason) {
+        if self.write_sum(&estate.slot, sum, kind, (started_at_us, stamp_us), reason) {
             estate.slot.free();
         }
     }

@@ -10,7 +10,7 @@ use prost::Message;
 use super::super::recovery::close_estate;
 use super::*;
 use crate::event::{Addresses, SessionNote, UsageRecord};
-use crate::journal::{Budget, Cursor, Entry, EpochDir, Options, Reader, Shared, StateDir};
+use crate::journal::{Budget, Cursor, Entry, EpochDir, Options, Reader, StateDir};
 use crate::metrics::metrics;
 
 struct Rig {
@@ -91,6 +91,14 @@ impl Rig {
         records
     }
 
+    /// As long as sums take, with a sync between beats.
+    fn beats(&self) {
+        for _ in 0..5 {
+            self.shared.sync_slots().unwrap();
+            self.recorder.beat(0);
+        }
+    }
+
     fn records(&self) -> Vec<UsageRecord> {
         read(self.shared.directory())
     }
@@ -157,8 +165,17 @@ fn folded_requests_add_up_through_a_kill_at_any_moment() {
     for n in 0..300 {
         let sums = add(n, if n % 3 == 0 { Reason::HealthCheck } else { Reason::Unspecified });
         rig.recorder.beat(0);
+        if n % 7 == 0 {
+            rig.shared.sync_slots().unwrap();
+        }
         if n % 50 == 49 {
-            assert_eq!(requests(&rig.killed()), sums, "{n}");
+            // What had not come to its sum yet is dated to the kill.
+            let mut killed = HashMap::new();
+            for ((_, reason), (count, bytes)) in requests(&rig.killed()) {
+                let sum: &mut (i64, i64) = killed.entry((NOON, reason)).or_default();
+                *sum = (sum.0 + count, sum.1 + bytes);
+            }
+            assert_eq!(killed, sums, "{n}");
         }
     }
     assert!(rig.recorder.folding.is_on.get() && rig.shared.is_folding());
@@ -168,7 +185,7 @@ fn folded_requests_add_up_through_a_kill_at_any_moment() {
     // Room again: the sums are recorded, and requests one by one.
     rig.ship();
     let shipped = requests(&rig.records());
-    rig.recorder.beat(0);
+    rig.beats();
     assert!(!rig.recorder.folding.is_on.get());
     let sums = add(7, Reason::Unspecified);
     let now = requests(&rig.records());
@@ -191,8 +208,10 @@ fn a_sum_ends_with_its_hour() {
     rig.recorder.hour_swept(rig.recorder.now_us());
     rig.request(3, Reason::Unspecified);
     let expected = HashMap::from([((NOON, 0), (2, 120)), ((NOON + HOUR_US, 0), (1, 3))]);
+    rig.recorder.finish_sums(|shared| shared.sync_slots().map(|()| true));
     assert_eq!(requests(&rig.killed()), expected);
-    rig.recorder.write_sums(Some(NOON + HOUR_US));
+    rig.recorder.folding.leave(Some(NOON + HOUR_US));
+    rig.recorder.write_sums();
     assert_eq!(requests(&rig.records()), HashMap::from([((NOON, 0), (2, 120))]));
     rig.recorder.write_rest();
     assert_eq!(requests(&rig.records()), expected);
@@ -276,12 +295,14 @@ fn closes_without_room_are_stated_once_when_there_is_room() {
     rig.ship();
     let left = session(&rig.records());
     // The next record finds the room, and says so; then the gap follows, and only once.
-    (0..3).for_each(|_| {
+    for _ in 0..10 {
         rig.recorder.node(Phase::Checkpoint, 0);
+        rig.shared.sync_slots().unwrap();
         rig.recorder.beat(0);
-    });
+    }
+    rig.shared.sync().unwrap();
     assert_eq!(recorded - left + session(&rig.records()), sent);
-    assert!(rig.recorder.gap.borrow().is_none());
+    assert!(rig.recorder.folding.gap.borrow().is_none());
     assert_eq!(rig.recorder.writer.borrow().slots().open_count(), 0);
 }
 

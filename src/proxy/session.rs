@@ -576,7 +576,12 @@ impl Session {
             self.close_exchange(held, unacked);
         }
         let recorder = &self.worker.recorder;
+        // What TLS holds back is in no count of the kernel's.
+        let unacked = if self.tls_unflushed.get() { None } else { kernel::unacked_bytes(&*self.tcp.borrow()).ok() };
         for exchange in &exchanges.open {
+            if let Some(unacked) = unacked {
+                acknowledge(exchange, unacked);
+            }
             // Whose it is becomes known with its head: a record before that would charge nobody.
             if exchange.described && exchange.measured.has_news() {
                 recorder.checkpoint(&exchange.measured, Facts::default());
@@ -809,7 +814,7 @@ impl Session {
             .iter()
             .rev()
             .map(|exchange| {
-                let charge = left.min(exchange.measured.get(Column::SentApp));
+                let charge = left.min(exchange.measured.get(Column::SentApp) - acked_of(exchange));
                 left -= charge;
                 charge
             })
@@ -828,8 +833,7 @@ impl Session {
         if self.is_health_check() {
             exchange.verdict.reason = Reason::HealthCheck;
         }
-        let sent = exchange.measured.get(Column::SentApp);
-        exchange.measured.set(Column::SentAcked, sent.saturating_sub(undelivered));
+        acknowledge(&exchange, undelivered);
         let facts = Facts { verdict: exchange.verdict, ..Facts::default() };
         self.worker.recorder.close(exchange.measured, facts);
     }
@@ -1075,6 +1079,17 @@ fn encode_identity(id: Id, identity: &Identity, addresses: Addresses, to: &mut V
         addresses,
     }
     .encode(to);
+}
+
+/// What of an exchange's sent octets is known to have been acknowledged.
+fn acked_of(exchange: &Exchange) -> u64 {
+    exchange.measured.get(Column::SentAcked).min(exchange.measured.get(Column::SentApp))
+}
+
+/// All that it has sent is acknowledged, or was before, but for at most so many octets.
+fn acknowledge(exchange: &Exchange, unacked: u64) {
+    let acked = exchange.measured.get(Column::SentApp).saturating_sub(unacked);
+    exchange.measured.set(Column::SentAcked, acked.max(acked_of(exchange)));
 }
 
 /// The session as its meter's tally.

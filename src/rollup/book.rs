@@ -12,7 +12,9 @@ use super::window;
 use crate::clock::hour_of;
 use crate::event::{Kind as RecordKind, Phase, SeqRange, UNATTRIBUTED, UsageRecord};
 use crate::ids::{hex, unhex};
-use crate::store::{Batch, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage};
+use crate::store::{
+    Batch, Details, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
+};
 use crate::units::COLUMNS;
 use crate::wire::{Bounds, Finding, Incoming, Reject, State, Stream, StreamId, Taken, Verifier, VerifyingKey};
 
@@ -86,6 +88,9 @@ struct Kept {
     tally: Tally,
 }
 
+/// What sees records that come.
+pub type Watcher = Box<dyn FnMut(&StreamId, u64, &UsageRecord) + Send>;
+
 /// Everything known.
 pub struct Book {
     verifier: Verifier,
@@ -97,6 +102,8 @@ pub struct Book {
     positions: HashMap<(String, String), i64>,
     seals: i64,
     changed: Changed,
+    keeps_details: bool,
+    watcher: Option<Watcher>,
 }
 
 /// What this batch has changed so far.
@@ -107,6 +114,7 @@ struct Changed {
     items: HashSet<[u8; 16]>,
     usage: HashMap<(usize, i64), Sums>,
     quarantine: Vec<Quarantined>,
+    details: Details,
     records: u64,
     duplicates: u64,
 }
@@ -156,7 +164,24 @@ impl Book {
             positions,
             seals: found.seals,
             changed: Changed::default(),
+            keeps_details: false,
+            watcher: None,
         })
+    }
+
+    /// From now on, records themselves are kept too, to be looked up one by one.
+    pub fn keep_details(&mut self) {
+        self.keeps_details = true;
+    }
+
+    /// Each record is shown to this too, once, when it comes for the first time.
+    pub fn watch(&mut self, watcher: Watcher) {
+        self.watcher = Some(watcher);
+    }
+
+    /// To nobody any more.
+    pub fn unwatch(&mut self) {
+        self.watcher = None;
     }
 
     /// Where reading of a part goes on; none where it never began.
@@ -287,7 +312,17 @@ impl Book {
             self.regap(&stream, &given_up, (behind_us, first_at_us));
         }
         for (seq, record) in &records {
+            if let Some(watcher) = &mut self.watcher {
+                watcher(&stream, *seq, record);
+            }
             self.record(&stream, *seq, record);
+        }
+        if self.keeps_details {
+            for (seq, mut record) in records {
+                (record.node, record.epoch) = (stream.node.clone(), i64::from(stream.epoch));
+                (record.shard, record.seq) = (i32::from(stream.shard), signed(seq));
+                self.changed.details.add(&record);
+            }
         }
         let known = self.verifier.stream(&stream);
         let is_complete = known.is_some_and(Stream::is_complete);
@@ -329,6 +364,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         self.add(named, hour_us, &sums);
         if let Ok(session) = <[u8; 16]>::try_from(record.session_id.as_ref()) {
@@ -341,6 +377,7 @@ impl Book {
         }
         let (_, item) = self.items.entry(id).or_insert_with(|| (stream.clone(), Item::default()));
         item.take(seq, &delta, &total, record);
+        item.last_at_us = Some(item.last_at_us.unwrap_or(record.at).max(record.at));
         item.is_closed |= is_close;
         self.changed.items.insert(id);
         if is_close && item.is_whole() && !self.may_miss(stream, id) {
@@ -398,6 +435,7 @@ impl Book {
             billable: record.billable,
             reason: record.reason().name(),
             corrects: "",
+            correction: "",
         };
         // What comes after such a close goes where the rest of its overhead went.
         let is_late = record.billable && item.closed.as_ref().is_some_and(|closed| closed.unitemised);
@@ -585,6 +623,7 @@ impl Book {
         // Always in one order: two processes never wait for one another in a circle.
         batch.usage.sort_unstable_by_key(|usage| (usage.series, usage.hour_us));
         batch.quarantine.clone_from(&changed.quarantine);
+        batch.details = changed.details.blocks().map_err(|error| format!("records cannot be packed: {error}"))?;
         Ok(batch)
     }
 
@@ -625,6 +664,7 @@ fn gap_series() -> Named<'static> {
         billable: false,
         reason: GAP,
         corrects: "",
+        correction: "",
     }
 }
 
@@ -642,6 +682,23 @@ fn deltas(record: &UsageRecord) -> Bytes {
 
 fn totals(record: &UsageRecord) -> Bytes {
     record.totals().to_array().map(signed)
+}
+
+/// The sums over a stream's records, as the store keeps them.
+pub fn tally_of(row: &StreamRow) -> Result<Tally, String> {
+    let kept: Kept =
+        serde_json::from_str(&row.state).map_err(|error| format!("the state of {:?}: {error}", row.place))?;
+    Ok(kept.tally)
+}
+
+/// What a record that states its own position adds to the fingerprint of its bucket.
+pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
+    let stream = StreamId {
+        node: record.node.clone(),
+        epoch: u32::try_from(record.epoch).unwrap_or_default(),
+        shard: u16::try_from(record.shard).unwrap_or_default(),
+    };
+    fingerprint(&stream, unsigned(record.seq), &deltas(record))
 }
 
 /// Which record, and what it brought: equal sums in two stores mean the same records.

@@ -21,6 +21,7 @@ pub(super) struct Named<'a> {
     pub(super) billable: bool,
     pub(super) reason: &'a str,
     pub(super) corrects: &'a str,
+    pub(super) correction: &'a str,
 }
 
 impl<'a> Named<'a> {
@@ -36,13 +37,14 @@ impl<'a> Named<'a> {
             billable: series.billable,
             reason: &series.reason,
             corrects: &series.corrects,
+            correction: &series.correction,
         }
     }
 
     fn hash(&self) -> u64 {
         let mut hasher = DefaultHasher::new();
         (self.kind, self.account, self.endpoint, self.host, self.protocol).hash(&mut hasher);
-        (self.country, self.status_class, self.billable, self.reason, self.corrects).hash(&mut hasher);
+        (self.country, self.status_class, self.billable, self.reason, self.corrects, self.correction).hash(&mut hasher);
         hasher.finish()
     }
 
@@ -57,6 +59,7 @@ impl<'a> Named<'a> {
             && self.billable == series.billable
             && self.reason == series.reason
             && self.corrects == series.corrects
+            && self.correction == series.correction
     }
 
     fn to_series(self) -> Series {
@@ -71,6 +74,7 @@ impl<'a> Named<'a> {
             billable: self.billable,
             reason: self.reason.to_owned(),
             corrects: self.corrects.to_owned(),
+            correction: self.correction.to_owned(),
         }
     }
 }
@@ -170,7 +174,7 @@ impl Catalog {
 }
 
 /// 63 bits of the hash of what tells it apart: the same in every process, so that two that begin it at once agree.
-fn id_of(series: &Series) -> i64 {
+pub(super) fn id_of(series: &Series) -> i64 {
     let mut hasher = blake3::Hasher::new();
     let texts = [
         series.kind.name(),
@@ -188,6 +192,8 @@ fn id_of(series: &Series) -> i64 {
     }
     hasher.update(&series.status_class.to_le_bytes());
     hasher.update(&[u8::from(series.billable)]);
+    // Ids of what came of records are as they were before there were corrections.
+    hasher.update(series.correction.as_bytes());
     let mut first = [0; 8];
     first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
     i64::from_le_bytes(first) & i64::MAX

@@ -53,6 +53,7 @@ pub struct Consumer {
     book: Option<Book>,
     batch_records_max: u64,
     batch_interval: Duration,
+    keeps_details: bool,
 }
 
 impl Consumer {
@@ -65,7 +66,21 @@ impl Consumer {
         (batch_records_max, batch_interval): (usize, Duration),
     ) -> Self {
         let batch_records_max = batch_records_max as u64;
-        Self { store, runtime, options: Box::new(options), feed, book: None, batch_records_max, batch_interval }
+        Self {
+            store,
+            runtime,
+            options: Box::new(options),
+            feed,
+            book: None,
+            batch_records_max,
+            batch_interval,
+            keeps_details: false,
+        }
+    }
+
+    /// Records themselves are kept too, to be looked up one by one.
+    pub fn with_details(self, keeps_details: bool) -> Self {
+        Self { keeps_details, ..self }
     }
 
     /// Reads one batch and commits it. After an error the next step begins again at what is committed.
@@ -73,7 +88,10 @@ impl Consumer {
         let mut book = match self.book.take() {
             Some(book) => book,
             None => {
-                let book = self.runtime.block_on(load(&self.store, (self.options)()))?;
+                let mut book = self.runtime.block_on(load(&self.store, (self.options)()))?;
+                if self.keeps_details {
+                    book.keep_details();
+                }
                 self.feed.rewind(&book)?;
                 book
             }

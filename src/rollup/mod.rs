@@ -52,9 +52,13 @@
 //! Streams 1,000,000, gaps of one stream 100,000 (beyond, the lowest is given up: a gap for ever), hosts of one account `hosts_max`
 //! (beyond, `(other)`), items as many as there are open sessions: about 600 bytes of memory each.
 
+mod against;
+mod audit;
+mod audit_part;
 mod book;
 mod catalog;
 mod consume;
+mod correction;
 mod feed;
 mod gaps;
 mod item;
@@ -66,10 +70,14 @@ mod window;
 #[cfg(test)]
 mod model_tests;
 
-pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, seqs};
+pub use against::{Against, Bucket, Odd, Where, against};
+pub use audit::{Audit, Look, Step, look};
+pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
+pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};
+pub use correction::{Change, corrected};
 pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
 pub use meter::{Amount, amount, shown};
 pub use tally::Tally;
 pub use watermark::{Node, nodes, seal};
-pub use window::{Window, month};
+pub use window::{Window, month, window_end};

@@ -35,6 +35,16 @@ impl Window {
     }
 }
 
+/// The first µs behind the window that a time lies in.
+pub fn window_end(window: Window, at_us: i64) -> i64 {
+    let (name, from_us) = window.of(at_us);
+    match window {
+        Window::Hour => from_us + HOUR_US,
+        Window::Day => from_us + DAY_US,
+        Window::Month => month(&name).map_or(i64::MAX, |(_, to_us)| to_us),
+    }
+}
+
 /// Like `2026-11`.
 pub(super) fn month_name(at_us: i64) -> String {
     let (year, month, _) = date_of(at_us);

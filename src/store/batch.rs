@@ -1,5 +1,6 @@
 //! What one batch of records changes.
 
+use super::block::Block;
 use super::rows::{Gap, ItemRow, Move, Quarantined, Series, StreamRow, Usage};
 
 /// All that one batch changes.
@@ -21,6 +22,8 @@ pub struct Batch {
     pub usage: Vec<Usage>,
     /// What could not be read.
     pub quarantine: Vec<Quarantined>,
+    /// Records, to be looked up one by one.
+    pub details: Vec<Block>,
     /// How many periods were sealed when this batch was made.
     pub seals: i64,
 }

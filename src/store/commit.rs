@@ -6,28 +6,41 @@ use super::batch::Batch;
 use super::rows::{Gap, ItemRow, Move, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow, Usage};
 use super::{Error, Store, failed};
 
-/// Rows of one INSERT; each size is a statement that is prepared once. A server is asked as seldom as possible; SQLite looks a
-/// parameter's name up among all of the statement's, so that many at once cost more than they save.
-const SERVER_ROWS: &[usize] = &[256, 32, 1];
-const SQLITE_ROWS: &[usize] = &[16, 1];
+/// How INSERTs of many rows are written for a database: rows of one, each size a statement that is prepared once.
+#[derive(Clone, Copy)]
+pub(super) struct Dialect {
+    rows: &'static [usize],
+    /// SQLite takes `$1` for a name, which it looks up among all names of the statement; `?` has none.
+    numbered: bool,
+}
+
+/// A server is asked as seldom as possible.
+const SERVER: Dialect = Dialect { rows: &[256, 32, 1], numbered: true };
+const SQLITE: Dialect = Dialect { rows: &[64, 8, 1], numbered: false };
 
 impl Store {
     /// Writes all of it, or nothing. [`Error::Fenced`]: it was made from what is no longer so.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Error> {
         let mut to = self.begin().await?;
-        let rows = if self.is_sqlite { SQLITE_ROWS } else { SERVER_ROWS };
+        let dialect = self.dialect();
         // Each step may be the last that a dying process makes: without the commit at the end none of them happened.
         self.step(moves(&mut to, &batch.moves).await)?;
         self.step(fence(&mut to, batch).await)?;
         self.step(streams(&mut to, &batch.streams).await)?;
-        self.step(gaps(&mut to, batch, rows).await)?;
-        self.step(items(&mut to, &batch.items, rows).await)?;
-        self.step(series(&mut to, &batch.series).await)?;
-        self.step(usage(&mut to, &batch.usage, rows).await)?;
+        self.step(gaps(&mut to, batch, dialect).await)?;
+        self.step(items(&mut to, &batch.items, dialect).await)?;
+        self.step(series(&mut to, &batch.series, dialect).await)?;
+        self.step(usage(&mut to, &batch.usage, dialect).await)?;
         self.step(quarantine(&mut to, &batch.quarantine).await)?;
+        self.step(Self::write_blocks(&mut to, &batch.details).await)?;
         to.commit().await.map_err(failed("commit a batch"))?;
         // Here everything is there, but whoever asked does not know it yet.
         self.step(Ok(()))
+    }
+
+    /// How many rows are written to this database.
+    pub(super) fn dialect(&self) -> Dialect {
+        if self.is_sqlite { SQLITE } else { SERVER }
     }
 
     #[cfg(not(test))]
@@ -127,7 +140,7 @@ async fn streams(to: &mut To, streams: &[StreamRow]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn gaps(to: &mut To, batch: &Batch, rows: &'static [usize]) -> Result<(), Error> {
+async fn gaps(to: &mut To, batch: &Batch, dialect: Dialect) -> Result<(), Error> {
     for Gap { place, first_seq, .. } in &batch.gaps_gone {
         sqlx::query("DELETE FROM gaps WHERE node = $1 AND epoch = $2 AND shard = $3 AND first_seq = $4")
             .bind(place.node.clone())
@@ -139,7 +152,7 @@ async fn gaps(to: &mut To, batch: &Batch, rows: &'static [usize]) -> Result<(), 
             .map_err(failed("close a gap"))?;
     }
     let columns = ["node", "epoch", "shard", "first_seq", "next_seq", "cause", "from_us", "to_us"];
-    let inserts = Inserts::new(rows, "gaps", &columns, "");
+    let inserts = Inserts::new(dialect, "gaps", &columns, "");
     for (gaps, sql) in inserts.of(&batch.gaps) {
         let mut query = sqlx::query(sql);
         for gap in gaps {
@@ -158,7 +171,7 @@ async fn gaps(to: &mut To, batch: &Batch, rows: &'static [usize]) -> Result<(), 
     Ok(())
 }
 
-async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], rows: &'static [usize]) -> Result<(), Error> {
+async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], dialect: Dialect) -> Result<(), Error> {
     for (id, _) in items.iter().filter(|(_, row)| row.is_none()) {
         sqlx::query("DELETE FROM items WHERE id = $1")
             .bind(id.clone())
@@ -179,7 +192,7 @@ async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], rows: &'static 
         "state",
     ];
     let inserts = Inserts::new(
-        rows,
+        dialect,
         "items",
         &columns,
         " ON CONFLICT (id) DO UPDATE SET account = excluded.account, missing_received_bytes = excluded.missing_received_bytes, \
@@ -204,27 +217,48 @@ async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], rows: &'static 
     Ok(())
 }
 
-async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
+pub(super) async fn series(to: &mut To, series: &[(i64, Series)], dialect: Dialect) -> Result<(), Error> {
+    let columns = [
+        "id",
+        "kind",
+        "account",
+        "endpoint",
+        "host",
+        "protocol",
+        "country",
+        "status_class",
+        "billable",
+        "reason",
+        "corrects",
+    ];
+    let inserts = Inserts::new(dialect, "series", &columns, " ON CONFLICT DO NOTHING");
+    for (rows, sql) in inserts.of(series) {
+        let mut query = sqlx::query(sql);
+        for (id, row) in rows {
+            query = query
+                .bind(*id)
+                .bind(row.kind.name())
+                .bind(row.account.clone())
+                .bind(row.endpoint.clone())
+                .bind(row.host.clone())
+                .bind(row.protocol.clone())
+                .bind(row.country.clone())
+                .bind(row.status_class)
+                .bind(i64::from(row.billable))
+                .bind(row.reason.clone())
+                .bind(row.corrects.clone());
+        }
+        let done = query.execute(&mut **to).await.map_err(failed("begin a series"))?;
+        if done.rows_affected() != rows.len() as u64 {
+            same_series(to, rows).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Another process has begun some of them; another one under the same id would mix two customers' bytes.
+async fn same_series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
     for (id, row) in series {
-        sqlx::query(
-            "INSERT INTO series (id, kind, account, endpoint, host, protocol, country, status_class, billable, reason, corrects) \
-             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) ON CONFLICT DO NOTHING",
-        )
-        .bind(*id)
-        .bind(row.kind.name())
-        .bind(row.account.clone())
-        .bind(row.endpoint.clone())
-        .bind(row.host.clone())
-        .bind(row.protocol.clone())
-        .bind(row.country.clone())
-        .bind(row.status_class)
-        .bind(i64::from(row.billable))
-        .bind(row.reason.clone())
-        .bind(row.corrects.clone())
-        .execute(&mut **to)
-        .await
-        .map_err(failed("begin a series"))?;
-        // Another process may have begun it; another one under the same id would mix two customers' bytes.
         let there = sqlx::query("SELECT * FROM series WHERE id = $1").bind(*id).fetch_one(&mut **to).await;
         if super::query::series_of(&there.map_err(failed("read a series"))?)?.1 != *row {
             return Err(Error::Fenced(format!("series {id}")));
@@ -233,12 +267,12 @@ async fn series(to: &mut To, series: &[(i64, Series)]) -> Result<(), Error> {
     Ok(())
 }
 
-async fn usage(to: &mut To, usage: &[Usage], rows: &'static [usize]) -> Result<(), Error> {
+pub(super) async fn usage(to: &mut To, usage: &[Usage], dialect: Dialect) -> Result<(), Error> {
     let mut columns = vec!["series", "hour"];
     columns.extend(SUM_COLUMNS);
     let sums: Vec<String> = SUM_COLUMNS.iter().map(|name| format!("{name} = usage.{name} + excluded.{name}")).collect();
     let suffix = format!(" ON CONFLICT (series, hour) DO UPDATE SET {}", sums.join(", "));
-    let inserts = Inserts::new(rows, "usage", &columns, &suffix);
+    let inserts = Inserts::new(dialect, "usage", &columns, &suffix);
     for (rows, sql) in inserts.of(usage) {
         let mut query = sqlx::query(sql);
         for row in rows {
@@ -276,17 +310,18 @@ struct Inserts {
 }
 
 impl Inserts {
-    fn new(sizes: &[usize], table: &str, columns: &[&str], suffix: &str) -> Self {
+    fn new(dialect: Dialect, table: &str, columns: &[&str], suffix: &str) -> Self {
         let statement = |rows: usize| {
             let row = |row: usize| {
-                let places: Vec<String> =
-                    (1..=columns.len()).map(|at| format!("${}", row * columns.len() + at)).collect();
+                let place =
+                    |at| if dialect.numbered { format!("${}", row * columns.len() + at) } else { "?".to_owned() };
+                let places: Vec<String> = (1..=columns.len()).map(place).collect();
                 format!("({})", places.join(", "))
             };
             let values: Vec<String> = (0..rows).map(row).collect();
             format!("INSERT INTO {table} ({}) VALUES {}{suffix}", columns.join(", "), values.join(", "))
         };
-        Self { statements: sizes.iter().map(|rows| (*rows, statement(*rows))).collect() }
+        Self { statements: dialect.rows.iter().map(|rows| (*rows, statement(*rows))).collect() }
     }
 
     /// The rows in pieces, each with its statement.

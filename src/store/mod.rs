@@ -8,6 +8,10 @@
 //! | `items` | a session or request that is open, or incomplete | the batch that brings a record of it |
 //! | `series`, `usage` | what usage is told apart by; its sums in one hour | added to, never overwritten |
 //! | `quarantine` | bytes that cannot be read, and why | added to |
+//! | `corrections` | who changed what by hand, and why; its usage is series that name it | added to |
+//! | `alerts` | a threshold of a budget that was passed in a period, and whether its webhook knows | compare and set |
+//! | `blocks`, `block_accounts` | records as they came, packed, and whose; see `block.rs` | the batch that brings them; retention |
+//! | `access` | who looked at what | added to; retention |
 //! | `periods`, `sealed_usage` | a sealed month, and what it came to | written once |
 //!
 //! **One transaction per batch** ([`Store::commit`]) holds all of it. Killed anywhere before its commit, nothing of the batch is there
@@ -19,15 +23,26 @@
 //!
 //! **SQLite** runs with `synchronous = FULL` and a write-ahead log: a commit survives a power cut. **PostgreSQL** as it is configured;
 //! `synchronous_commit = off` would break the promise and is set back for each connection. **When the disk is full** or the server is
-//! away, a commit fails, nothing changes, and the batch comes again. Nothing is deleted but items that are complete and gaps that were filled.
+//! away, a commit fails, nothing changes, and the batch comes again. Nothing is deleted but items that are
+//! complete, gaps that were filled, and blocks and accesses that are older than they are to be kept.
 //!
 //! Text from outside is cut to 255 characters and freed of NUL, which PostgreSQL does not take, before it gets here.
 
+mod access;
+mod alerts;
 mod batch;
+mod block;
 mod commit;
+mod corrections;
+mod details;
+mod proof;
 mod query;
 mod rows;
 mod seal;
+mod slice;
+
+#[cfg(test)]
+mod details_tests;
 
 #[cfg(test)]
 #[path = "../../tests/weir/rig/postgres.rs"]
@@ -38,15 +53,25 @@ use sqlx::any::{AnyConnectOptions, AnyPoolOptions, AnyRow};
 use sqlx::{AnyPool, Row};
 use std::str::FromStr;
 
+pub use access::Access;
+pub use alerts::{Alert, AlertState};
 pub use batch::Batch;
+pub use block::{Block, Details};
+pub use corrections::{Corrected, Correction, Seen};
+pub use details::{Page, Place, Search};
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
     Sums, Usage,
 };
 pub use seal::{Amounts, Seal};
+pub use slice::{Dimension, Slice};
 
 /// The schema, step by step; each is applied once.
-const MIGRATIONS: &[&str] = &[include_str!("migrations/0001_ledger.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("migrations/0001_ledger.sql"),
+    include_str!("migrations/0002_portal.sql"),
+    include_str!("migrations/0003_corrections.sql"),
+];
 
 /// What the store cannot do.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +95,15 @@ pub enum Error {
         /// The newest known.
         known: i64,
     },
+    /// A row that cannot be understood.
+    #[error("the ledger's database is damaged: {0}")]
+    Damaged(String),
     /// A period cannot be sealed.
     #[error("{0}")]
     Unsealable(String),
+    /// A correction cannot be made.
+    #[error("{0}")]
+    Uncorrectable(String),
 }
 
 /// For `map_err`: what was to be done.
@@ -163,7 +194,9 @@ impl Store {
             return Err(Error::NewerSchema { found, known });
         }
         for (version, migration) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
-            sqlx::raw_sql(*migration)
+            // The one type that the two do not both know by one name.
+            let bytes = if self.is_sqlite { "BLOB NOT NULL" } else { "BYTEA NOT NULL" };
+            sqlx::raw_sql(sqlx::AssertSqlSafe(migration.replace("BYTES NOT NULL", bytes)))
                 .execute(&mut *transaction)
                 .await
                 .map_err(failed("bring the schema up to date"))?;

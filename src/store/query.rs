@@ -42,6 +42,28 @@ impl Store {
         usage(&mut connection, filter, group).await
     }
 
+    /// Streams without the verifier's state, and open gaps: up to when everything has come.
+    pub async fn progress(&self) -> Result<(Vec<StreamRow>, Vec<Gap>), Error> {
+        let mut connection = self.pool.acquire().await.map_err(failed("connect"))?;
+        let sql = "SELECT node, epoch, shard, revision, next_seq, last_at, is_complete, links_broken, records, duplicates, \
+                   '' AS state FROM streams ORDER BY node, epoch, shard";
+        let streams = rows(&mut connection, "read streams", sql).await?;
+        let streams = streams.iter().map(stream_of).collect::<Result<_, _>>()?;
+        Ok((streams, gaps(&mut connection).await?))
+    }
+
+    /// Sealed periods, in order.
+    pub async fn periods(&self) -> Result<Vec<Period>, Error> {
+        let mut connection = self.pool.acquire().await.map_err(failed("connect"))?;
+        periods(&mut connection).await
+    }
+
+    /// How many pieces could not be read.
+    pub async fn quarantine_count(&self) -> Result<i64, Error> {
+        let rows = self.rows("read the quarantine", "SELECT COUNT(*) AS pieces FROM quarantine").await?;
+        rows.first().map_or(Ok(0), |row| number(row, "pieces"))
+    }
+
     /// Accounts that ever had usage, in order.
     pub async fn accounts(&self) -> Result<Vec<String>, Error> {
         let rows = self.rows("read accounts", "SELECT DISTINCT account FROM series ORDER BY account").await?;
@@ -153,11 +175,11 @@ async fn rows(
     sqlx::query(sql).fetch_all(connection).await.map_err(failed(operation))
 }
 
-fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
+pub(super) fn number(row: &AnyRow, column: &str) -> Result<i64, Error> {
     row.try_get(column).map_err(failed("read a number"))
 }
 
-fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
+pub(super) fn text(row: &AnyRow, column: &str) -> Result<String, Error> {
     row.try_get(column).map_err(failed("read a text"))
 }
 
@@ -214,6 +236,7 @@ pub(super) fn series_of(row: &AnyRow) -> Result<(i64, Series), Error> {
         billable: number(row, "billable")? != 0,
         reason: text(row, "reason")?,
         corrects: text(row, "corrects")?,
+        correction: text(row, "correction")?,
     };
     Ok((number(row, "id")?, series))
 }

@@ -127,6 +127,9 @@ pub struct Series {
     pub reason: String,
     /// The sealed period it belongs to, else empty.
     pub corrects: String,
+    /// The manual correction that brought it, else empty: it came of records.
+    #[serde(default)]
+    pub correction: String,
 }
 
 /// What moved in one series and hour.

@@ -3,15 +3,14 @@
 import collections
 import importlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 import time
 
-from rig import HERE, Listener, free_ports, number
+from broker import ROOT, apache_kafka, consume
+from rig import Listener, number
 
-ROOT = HERE.parent.parent
 TOPIC = "foreign"
 REQUESTS = 40
 # What a number of the .proto is called in `weir events --json`.
@@ -19,20 +18,9 @@ KINDS = {1: "session", 2: "request", 3: "node", 4: "gap"}
 
 
 def checks(rig):
-    if missing := [name for name in ("java", "mvn") if not shutil.which(name)]:
-        return rig.score.skip("Apache Kafka", f"not on this machine: {', '.join(missing)}")
-    port = next(p for p in range(21000, 29000, 50) if all(is_free(p + k) for k in (0, 10, 20)))
-    script = [str(ROOT / "tests/kafka.sh")]
-    environment = {**os.environ, "WEIR_KAFKA_DIR": str(rig.folder / "kafka")}
-
-    def kafka(*arguments, seconds=150):
-        return subprocess.run(script + [str(a) for a in arguments], env=environment, capture_output=True, timeout=seconds)
-
-    started = kafka("start", "--port", port, "--until-exit-of", os.getpid())
-    if not rig.score.check("Apache Kafka starts", started.returncode == 0, started.stderr):
-        return
-    servers = f"127.0.0.1:{port}"
-    try:
+    with apache_kafka(rig) as (servers, kafka):
+        if not servers:
+            return
         origin = rig.start_origin()
         forms = {"batch": "", "lone": 'layout = "record"\nformat = "json"\n'}
         for name, form in forms.items():
@@ -48,18 +36,6 @@ def checks(rig):
             consumers = {"batch": [python_protobuf, kcat_headers, java_headers], "lone": [python_cloud_events]}
             for consumer in consumers[name]:
                 rig.score.attempt(f"{name}: {consumer.__name__}", consumer, rig, servers, f"{TOPIC}-{name}", expected, kafka)
-    finally:
-        kafka("clean")
-
-
-def is_free(port):
-    import socket
-
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-        return True
-    except OSError:
-        return False
 
 
 def journal(rig):
@@ -71,25 +47,6 @@ def journal(rig):
             return records
         assert time.monotonic() < deadline, f"{len(records)} records and not {REQUESTS} requests"
         time.sleep(0.1)
-
-
-def consume(servers, topic):
-    """Every message, by confluent-kafka."""
-    from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, TopicPartition
-
-    consumer = Consumer({"bootstrap.servers": servers, "group.id": "foreign", "enable.partition.eof": True, "enable.auto.commit": False})
-    consumer.assign([TopicPartition(topic, 0, OFFSET_BEGINNING)])
-    messages, deadline = [], time.monotonic() + 30
-    while time.monotonic() < deadline:
-        message = consumer.poll(1)
-        if message is None:
-            continue
-        if message.error():
-            assert message.error().code() == KafkaError._PARTITION_EOF, message.error()
-            consumer.close()
-            return messages
-        messages.append(message)
-    raise AssertionError("the end of the topic was not reached")
 
 
 def gapless(places):

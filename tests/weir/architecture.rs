@@ -17,7 +17,7 @@ const MECHANISMS: &[&str] = &[
     "store",
     "wire",
 ];
-const STAGES: &[&str] = &["proxy", "shipper", "rollup", "admin"];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "alerts", "portal", "admin"];
 const ASSEMBLY: &[&str] = &[
     "app",
     "handover",
@@ -29,6 +29,8 @@ const ASSEMBLY: &[&str] = &[
     "ledger_command",
     "usage_command",
     "audit_command",
+    "correct_command",
+    "token_command",
     "demo",
 ];
 
@@ -40,6 +42,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
         "rollup" => &["journal", "source", "store", "wire"],
+        "alerts" => &["rollup", "store"],
+        "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink", "enrichment"],
         "cli" => &[],
@@ -47,9 +51,11 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "journal_command" => &["cli", "journal", "proxy"],
         "ip" => &["cli", "enrichment", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
-        "ledger_command" => &["cli", "rollup", "source", "store", "wire"],
+        "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
-        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store", "wire"],
+        "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
+        "correct_command" => &["cli", "ledger_command", "rollup", "store"],
+        "token_command" => &["cli", "portal"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],

@@ -115,13 +115,25 @@ fn a_disk_that_stands_still_keeps_no_request_waiting() {
 struct Mount(PathBuf);
 
 impl Mount {
-    /// Only root may.
-    fn at(path: &Path) -> Option<Self> {
+    /// In memory. Only root may.
+    fn tmpfs(path: &Path) -> Option<Self> {
+        Self::at(path, &["-t", "tmpfs", "-o", "size=64m", "weir-test"])
+    }
+
+    /// In a file beside it, by a loop device. Where there is none, or no mkfs, there is no such mount.
+    fn ext4(path: &Path) -> Option<Self> {
+        let image = path.with_extension("ext4");
+        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
+        let image = image.to_str().unwrap();
+        let make = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", image]).output();
+        let is_made = make.is_ok_and(|output| output.status.success());
+        is_made.then(|| Self::at(path, &["-t", "ext4", "-o", "loop", image])).flatten()
+    }
+
+    fn at(path: &Path, what: &[&str]) -> Option<Self> {
         std::fs::create_dir_all(path).unwrap();
-        let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64m", "weir-test"]).arg(path);
-        let is_mounted = mount.output().is_ok_and(|output| output.status.success());
-        is_mounted.then(|| Self(path.to_owned()))
+        let mounted = Command::new("mount").args(what).arg(path).output();
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
     }
 
     /// Fills it to the last block.
@@ -141,11 +153,20 @@ impl Drop for Mount {
 }
 
 #[test]
-fn a_full_disk_takes_nothing_from_the_sums() {
+fn a_full_tmpfs_takes_nothing_from_the_sums() {
+    fill_and_free(Mount::tmpfs);
+}
+
+#[test]
+fn a_full_ext4_takes_nothing_from_the_sums() {
+    fill_and_free(Mount::ext4);
+}
+
+fn fill_and_free(mount: impl Fn(&Path) -> Option<Mount>) {
     let origin = Origin::http();
     let house = House::new(&config(&origin));
-    let Some(mount) = Mount::at(&house.state()) else {
-        eprintln!("skipped: a file system of its own can only be mounted by root");
+    let Some(mount) = mount(&house.state()) else {
+        eprintln!("skipped: a file system of its own needs root and, in a file, mkfs.ext4 and a loop device");
         return;
     };
     let process = house.run(&[]);

@@ -24,7 +24,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "unknwon = 1",
         "",
-        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy, ledger, meters",
+        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy, ledger, portal, meters, alerts, budgets",
     ),
     (
         "",
@@ -37,6 +37,17 @@ const WRONG: &[(&str, &str, &str)] = &[
         "weir.toml:8:10: meters.egress.column: \"sent_ackd_bytes\" is not known; did you mean \"sent_acked_bytes\"? Known: \
          received_body_bytes, received_app_bytes, received_wire_bytes, sent_body_bytes, sent_app_bytes, sent_wire_bytes, \
          sent_acked_bytes, upstream_sent_bytes, upstream_received_bytes, requests, sessions, session_seconds",
+    ),
+    (
+        "[alerts]\nwebhook = \"https://hooks.example.com/weir\"",
+        "",
+        "weir.toml:2:11: alerts.secret: is missing; write the file of the secret that alerts are signed with",
+    ),
+    (
+        "[[budgets]]\naccount = \"acme\"\nmeter = \"egres_bytes\"\namount = 5",
+        "",
+        "weir.toml:3:9: budgets.meter: \"egres_bytes\" is not known; did you mean \"egress_bytes\"? Known: \
+         egress_bytes, ingress_bytes, requests, sessions, session_seconds",
     ),
     ("[log]\nformt = \"text\"", "", "weir.toml:2:1: log.formt: unknown key; did you mean `format`?"),
     ("node = 5", "", "weir.toml:1:8: node: 5 is not text; write it in quotes"),

@@ -417,6 +417,28 @@ fn checkpoints_of_a_long_request_sum_to_its_close() {
 }
 
 #[test]
+fn a_download_under_way_has_its_acknowledged_octets_recorded() {
+    let origin = Origin::http();
+    let weir = Weir::start(&Config::http(origin.address).top("checkpoint_interval_ms = 200"));
+    let mut client = Client::connect(weir.address("web"));
+    // More than all buffers in between hold: it stays open until the client reads.
+    client.request(&sized("/bytes/40000000", &[]), 0, Cuts::Whole);
+    let is_under_way = |record: &Record| record.is("request", "checkpoint") && record.total("sent_acked") > 0;
+    crate::rig::until("a checkpoint of acknowledged octets", || {
+        weir.house.records().0.iter().any(is_under_way).then_some(())
+    });
+    client.response();
+    let account = client.close().account();
+    let records = weir.settled(1);
+    let (session, requests) = account.assert_recorded(&records);
+    assert_eq!(requests[0].total("sent_acked"), requests[0].total("sent_app"));
+    assert_eq!(session.total("sent_acked"), session.total("sent_wire"));
+    for record in records.0.iter().filter(|record| is_under_way(record)) {
+        assert!(record.total("sent_acked") <= record.total("sent_app"), "{record:?}");
+    }
+}
+
+#[test]
 fn any_sequence_of_requests_cut_anywhere_and_ended_anyhow_is_counted_to_the_octet() {
     let (origin, weir) = weir();
     let mut accounts = Vec::new();

@@ -44,13 +44,13 @@ fn a_ledger_killed_again_and_again_counts_everything_once() {
     }
 }
 
-fn tamper(database: &str) {
+pub(super) fn tamper(database: &str) {
     let url = if database.contains("://") { database.to_owned() } else { format!("sqlite://{database}") };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         sqlx::any::install_default_drivers();
         let pool = sqlx::AnyPool::connect(&url).await.unwrap();
-        let sql = "UPDATE usage SET sent_app_bytes = sent_app_bytes + 1 WHERE series = (SELECT MIN(id) FROM series WHERE kind = 'request')";
+        let sql = "UPDATE usage SET sent_app_bytes = sent_app_bytes + 1 WHERE series = (SELECT MIN(id) FROM series WHERE kind = 'request' AND correction = '')";
         assert!(sqlx::query(sql).execute(&pool).await.unwrap().rows_affected() > 0);
     });
 }

@@ -1,7 +1,9 @@
 //! The ledger as it is run: real traffic through the real sidecar, every way that records can come, and a ledger that is killed all along.
 
+mod corrections;
 mod flow;
 mod kafka;
+mod portal;
 
 use std::path::Path;
 use std::process::{Command, Output, Stdio};

@@ -27,6 +27,8 @@ pub struct Config {
     /// Behind everything: listeners, upstreams, attribution.
     pub listeners: String,
     pub admin: String,
+    /// Of a ledger.
+    pub portal: String,
 }
 
 impl Config {
@@ -45,6 +47,7 @@ impl Config {
             sink: String::new(),
             listeners: String::new(),
             admin: "listen = \"127.0.0.1:0\"\n".to_owned(),
+            portal: "listen = \"127.0.0.1:0\"\n".to_owned(),
         };
         config.and_listener(name, kind, origin, more)
     }
@@ -77,9 +80,9 @@ impl Config {
     pub fn text(&self, state: &Path) -> String {
         let sink = if self.sink.is_empty() { "kind = \"none\"\n" } else { &self.sink };
         format!(
-            "node = \"test\"\nstate_dir = {state:?}\nworkers = {}\n{}\n[admin]\n{}\n[log]\nformat = \"json\"\n\n[journal]\n{}\n\
+            "node = \"test\"\nstate_dir = {state:?}\nworkers = {}\n{}\n[admin]\n{}\n[portal]\n{}\n[log]\nformat = \"json\"\n\n[journal]\n{}\n\
              [limits]\n{}\n[sink]\n{sink}\n{}",
-            self.workers, self.top, self.admin, self.journal, self.limits, self.listeners
+            self.workers, self.top, self.admin, self.portal, self.journal, self.limits, self.listeners
         )
     }
 }
