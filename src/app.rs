@@ -120,7 +120,9 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
     let (enrichment, reloader) = match plan.map(Enrichment::load).transpose()? {
         Some((enrichment, reloader)) => (Arc::new(enrichment), Some(reloader)),
         None => {
-            info!("nothing is known of addresses: [geoip] names no plan");
+            info!(
+                "nothing is known of addresses: name a plan in [geoip], or run weir geoip fetch before weir run --upstream"
+            );
             (Arc::default(), None)
         }
     };

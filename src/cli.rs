@@ -37,6 +37,8 @@ pub enum Command {
     Ip(IpArgs),
     /// Build, verify, compare and fetch what is known of addresses
     Geoip(GeoipArgs),
+    /// Make the hashes that a table of API keys holds
+    Key(KeyArgs),
     /// Look at, verify or export the journal of a state directory
     Journal(JournalArgs),
     /// Ask a running process whether it is ready
@@ -81,13 +83,17 @@ pub struct RunArgs {
 }
 
 impl RunArgs {
-    /// The configuration these flags mean: the file's, or one made of `--upstream`, `--listen` and `--state`.
+    /// The configuration these flags mean: the file's, or one made of `--upstream`, `--listen` and `--state`, with what
+    /// `weir geoip fetch` brought.
     pub fn configuration(&self) -> Result<Config, ConfigErrors> {
         match (&self.config, &self.upstream) {
             (Some(file), _) => Config::load(file),
             (None, upstream) => {
                 let upstream = upstream.as_deref().unwrap_or_default();
-                Config::for_flags(upstream, self.listen.as_deref(), self.state.as_deref())
+                let mut config = Config::for_flags(upstream, self.listen.as_deref(), self.state.as_deref())?;
+                // What was fetched is there to be used; what was not is said once, when it starts.
+                config.geoip.plan = Some(crate::enrichment::fetched_plan()).filter(|plan| plan.exists());
+                Ok(config)
             }
         }
     }
@@ -242,6 +248,41 @@ pub enum IpCommand {
         /// What to answer from.
         #[command(flatten)]
         knowledge: KnowledgeArgs,
+    },
+    /// Decrypt addresses that records keep encrypted, an answer a line
+    #[command(after_help = "Example:\n  weir ip decrypt --key ip.key 2001:db8::1234")]
+    Decrypt {
+        /// The file that `encryption_key` names
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Encrypted addresses [default: a line each on standard input]
+        #[arg(value_name = "ADDR")]
+        addresses: Vec<String>,
+    },
+}
+
+/// `weir key`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Example:\n  weir key hash --hash-key keys.secret < new-keys.txt"
+)]
+pub struct KeyArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: KeyCommand,
+}
+
+/// What `weir key` does.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Read API keys, a line each on standard input, and print the hash of each, a line each
+    #[command(after_help = "Example:\n  weir key hash --hash-key keys.secret < new-keys.txt")]
+    Hash {
+        /// The file that the table's `hash_key` names
+        #[arg(long, value_name = "FILE")]
+        hash_key: PathBuf,
     },
 }
 
@@ -799,6 +840,11 @@ mod tests {
             ("weir ip 8.8.8.8 --json --explain", None),
             ("weir ip --stdin --database a --database b", None),
             ("weir ip serve --listen 127.0.0.1:0 --snapshot a --public-key b", None),
+            ("weir ip decrypt --key a 2001:db8::1", None),
+            ("weir ip decrypt --key a", None),
+            ("weir ip decrypt 2001:db8::1", Some(64)),
+            ("weir key hash --hash-key a", None),
+            ("weir key hash --hash-key a secret", Some(64)),
             ("weir ip", Some(64)),
             ("weir ip 8.8.8.8 --stdin", Some(64)),
             ("weir ip 8.8.8.8 --plan a --snapshot b", Some(64)),

@@ -99,6 +99,11 @@ pub struct Refresher {
     asked: Sender<()>,
 }
 
+/// Where `weir geoip fetch` puts its plan, and where it is found without a configuration.
+pub fn fetched_plan() -> PathBuf {
+    crate::config::default_state_dir().join("geoip/geoip.toml")
+}
+
 /// Reads a plan; its paths are meant from its own directory.
 pub fn read_plan(path: &Path) -> Result<Plan, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_owned(), source })?;

@@ -16,7 +16,8 @@ use weir_geoip::{Addresses, Coverage, Record, Table, date, difference, snapshot}
 
 use crate::cli::{GeoipArgs, GeoipCommand, KnowledgeArgs};
 use crate::config::Config;
-use crate::ip::{Knowledge, fetched_plan, judge, plan, print, table_of};
+use crate::enrichment::fetched_plan;
+use crate::ip::{Knowledge, judge, plan, print, table_of};
 use crate::screening::Screen;
 
 /// Brings databases through npm's client.

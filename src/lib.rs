@@ -48,6 +48,7 @@ pub mod geoip_command;
 pub mod handover;
 pub mod ip;
 pub mod journal_command;
+pub mod key_command;
 pub mod ledger_command;
 pub mod token_command;
 pub mod usage_command;

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => weir::demo::run(&args),
         Command::Journal(args) => weir::journal_command::run(&args),
         Command::Ip(args) => weir::ip::run(&args),
+        Command::Key(args) => weir::key_command::run(&args),
         Command::Geoip(args) => weir::geoip_command::run(&args),
         Command::Ledger(args) => weir::ledger_command::run(&args),
         Command::Usage(args) => weir::usage_command::run(&args),

@@ -11,7 +11,7 @@
 //! the budget allows, or when it takes longer.
 
 use std::collections::HashMap;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 use crate::Error;
 use crate::address::{Scope, scopes};
@@ -21,7 +21,7 @@ use crate::plan::{Field, Plan};
 use crate::record::{Account, Label, Network, Place, Records, Row, SourceId};
 use crate::source::accounts::{self, Accounts};
 use crate::source::overrides::{self, Override, Overrides};
-use crate::source::{Input, Part, labels, mmdb, seconds};
+use crate::source::{Deadline, Input, Part, labels, mmdb, seconds};
 use crate::sources::SourceFacts;
 use crate::steps::{Family, Steps};
 use crate::table::{Builder4, Builder6, RECORDS_MAX};
@@ -140,7 +140,7 @@ fn read(plan: &Plan, at: i64, words: &mut Vocabulary, meter: &mut Meter) -> Resu
         if inputs.sources.iter().any(|other| other.name == source.name) {
             return Err(Error::Plan { reason: format!("two sources are named {}", source.name) });
         }
-        let loaded = crate::source::load(source, words)?;
+        let loaded = crate::source::load(source, words, meter.deadline)?;
         meter.hold(loaded.facts.bytes)?;
         inputs.geo_epoch = inputs.geo_epoch.max(loaded.facts.build_epoch);
         let id = source_id(&mut inputs.sources, loaded.facts)?;
@@ -148,7 +148,7 @@ fn read(plan: &Plan, at: i64, words: &mut Vocabulary, meter: &mut Meter) -> Resu
         inputs.columns.extend(columns);
     }
     for path in &plan.labels {
-        let input = Input::read(path)?;
+        let input = Input::read(path, meter.deadline)?;
         let file = labels::read(&input, at, words)?;
         inputs.changes_at = earliest(inputs.changes_at, file.changes_at);
         for labels in file.labels {
@@ -160,12 +160,12 @@ fn read(plan: &Plan, at: i64, words: &mut Vocabulary, meter: &mut Meter) -> Resu
         }
     }
     if let Some(path) = &plan.overrides {
-        let overrides = overrides::read(&Input::read(path)?, words)?;
+        let overrides = overrides::read(&Input::read(path, meter.deadline)?, words)?;
         let id = source_id(&mut inputs.sources, overrides.facts.clone())?;
         inputs.overrides = Some((id, overrides));
     }
     if let Some(path) = &plan.accounts {
-        let accounts = accounts::read(&Input::read(path)?, at, words, &mut inputs.account_values)?;
+        let accounts = accounts::read(&Input::read(path, meter.deadline)?, at, words, &mut inputs.account_values)?;
         inputs.changes_at = earliest(inputs.changes_at, accounts.changes_at);
         inputs.accounts_version = version(&accounts.facts.sha256);
         source_id(&mut inputs.sources, accounts.facts.clone())?;
@@ -213,17 +213,15 @@ fn order(plan: &Plan, columns: &[Column]) -> Result<[Vec<usize>; 5], Error> {
 
 /// Time and memory that a compilation may take.
 struct Meter {
-    deadline: Instant,
-    compile_ms_max: u64,
+    deadline: Deadline,
     memory_bytes_max: u64,
     held_bytes: u64,
 }
 
 impl Meter {
     fn new(plan: &Plan) -> Meter {
-        let compile_ms_max = plan.budget.compile_ms_max;
-        let deadline = Instant::now() + Duration::from_millis(compile_ms_max.min(86_400_000));
-        Meter { deadline, compile_ms_max, memory_bytes_max: plan.budget.memory_bytes_max, held_bytes: 0 }
+        let deadline = Deadline::after_ms(plan.budget.compile_ms_max);
+        Meter { deadline, memory_bytes_max: plan.budget.memory_bytes_max, held_bytes: 0 }
     }
 
     /// These stay in memory until the end.
@@ -233,9 +231,7 @@ impl Meter {
     }
 
     fn check(&self, more_bytes: usize) -> Result<(), Error> {
-        if Instant::now() > self.deadline {
-            return Err(Error::Budget { limit: format!("compile_ms_max = {}", self.compile_ms_max) });
-        }
+        self.deadline.check()?;
         if self.held_bytes + more_bytes as u64 > self.memory_bytes_max {
             return Err(Error::Budget { limit: format!("memory_bytes_max = {}", self.memory_bytes_max) });
         }

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use crate::answer::{Answer, Vocabulary};
 use crate::plan::Field;
-use crate::source::{self, Input, Part, labels, overrides};
+use crate::source::{self, Deadline, Input, Part, labels, overrides};
 use crate::steps::{Family, number};
 use crate::{Error, Plan, canonical};
 
@@ -33,10 +33,11 @@ pub struct Opinion {
 pub fn explain(plan: &Plan, address: IpAddr, at: SystemTime) -> Result<Vec<Opinion>, Error> {
     let address = canonical(address);
     let (family, bits) = (Family::of(address), number(address));
+    let deadline = Deadline::after_ms(plan.budget.compile_ms_max);
     let mut words = Vocabulary::new();
     let mut opinions = Vec::new();
     if let Some(path) = &plan.overrides {
-        let overrides = overrides::read(&Input::read(path)?, &mut words)?;
+        let overrides = overrides::read(&Input::read(path, deadline)?, &mut words)?;
         let steps = if family == Family::V4 { &overrides.v4 } else { &overrides.v6 };
         let own = overrides.values.get(steps.at(bits) as usize).copied().unwrap_or_default();
         let mut opinion = opinion("overrides", own.answer, &words);
@@ -45,7 +46,7 @@ pub fn explain(plan: &Plan, address: IpAddr, at: SystemTime) -> Result<Vec<Opini
         opinions.push(opinion);
     }
     for planned in &plan.sources {
-        for part in source::load(planned, &mut words)?.parts {
+        for part in source::load(planned, &mut words, deadline)?.parts {
             let answer = match part {
                 Part::Mmdb(database) => database.at(address, &mut words)?,
                 Part::Answers(answers) => answers.at(family, bits),
@@ -54,7 +55,7 @@ pub fn explain(plan: &Plan, address: IpAddr, at: SystemTime) -> Result<Vec<Opini
         }
     }
     for path in &plan.labels {
-        let file = labels::read(&Input::read(path)?, source::seconds(at), &mut words)?;
+        let file = labels::read(&Input::read(path, deadline)?, source::seconds(at), &mut words)?;
         for labels in file.labels {
             opinions.push(opinion(&labels.facts.name, labels.answers.at(family, bits), &words));
         }

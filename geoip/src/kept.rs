@@ -79,8 +79,12 @@ pub fn list(directory: &Path) -> Result<Vec<Kept>, Error> {
     Ok(all)
 }
 
-/// The table that was used at a time; None if it was not kept, or may be no longer.
+/// Which of them was used at a time; None if it was not kept, or may be no longer.
+pub fn used(directory: &Path, at: SystemTime) -> Result<Option<Kept>, Error> {
+    Ok(list(directory)?.into_iter().rfind(|kept| kept.valid_from <= seconds(at)))
+}
+
+/// The table that was used at a time; None as of [`used`].
 pub fn as_of(directory: &Path, at: SystemTime) -> Result<Option<Table>, Error> {
-    let used = list(directory)?.into_iter().rfind(|kept| kept.valid_from <= seconds(at));
-    used.map(|kept| snapshot::read(&kept.path, None)).transpose()
+    used(directory, at)?.map(|kept| snapshot::read(&kept.path, None)).transpose()
 }

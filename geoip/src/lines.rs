@@ -35,11 +35,9 @@ impl<K: Key> Lines<K> {
     }
 
     /// Position of the last key of a run that is not above `key`, or the one before the run. A run does not begin at 0.
-    /// `soon` is told a position near it, before the last line is searched.
     #[inline(always)]
-    pub(crate) fn search(&self, run: Range<usize>, key: K, soon: impl FnOnce(usize)) -> usize {
+    pub(crate) fn search(&self, run: Range<usize>, key: K) -> usize {
         if run.len() <= Self::LINE {
-            soon(run.start + run.len() / 2);
             return Self::within(&self.keys, run, key);
         }
         let firsts = Self::above(&run);
@@ -49,9 +47,7 @@ impl<K: Key> Lines<K> {
             let line = last(&self.firsts_of_firsts, &Self::above(&firsts), key);
             Self::within(&self.firsts, Self::in_line(line, &firsts), key)
         };
-        let run = Self::in_line(line, &run);
-        soon(run.start);
-        Self::within(&self.keys, run, key)
+        Self::within(&self.keys, Self::in_line(line, &run), key)
     }
 
     /// The part of a run that is in a line.
@@ -75,7 +71,7 @@ impl<K: Key> Lines<K> {
         let mut len = run.len() + 1;
         for _ in 0..=Self::LINE.ilog2() {
             let half = len / 2;
-            base = std::hint::select_unpredictable(keys[base + half] <= key, base + half, base);
+            base = if keys[base + half] <= key { base + half } else { base };
             len -= half;
         }
         base
@@ -98,7 +94,7 @@ fn last<K: Key>(keys: &[K], run: &Range<usize>, key: K) -> usize {
     let mut len = run.len() + 1;
     while len > 1 {
         let half = len / 2;
-        base = std::hint::select_unpredictable(keys[base + half] <= key, base + half, base);
+        base = if keys[base + half] <= key { base + half } else { base };
         len -= half;
     }
     base
@@ -122,11 +118,7 @@ mod tests {
         for (run, bounds) in runs.iter().zip(bounds.windows(2)) {
             for key in run.iter().copied().chain([probe, K::default()]) {
                 let expected = bounds[0] - 1 + run.partition_point(|own| *own <= key);
-                assert_eq!(
-                    lines.search(bounds[0]..bounds[1], key, |_| {}),
-                    expected,
-                    "{key:?} in {run:?} at {bounds:?}"
-                );
+                assert_eq!(lines.search(bounds[0]..bounds[1], key), expected, "{key:?} in {run:?} at {bounds:?}");
             }
         }
     }

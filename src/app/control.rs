@@ -165,7 +165,7 @@ impl App {
         let loaded = Config::load(file).map_err(|errors| errors.to_string());
         let ready = loaded.and_then(|config| {
             let difference = reloadable_difference(&old.config, &config);
-            let setup = Setup::new(config).map_err(|error| chain(&error))?;
+            let setup = Setup::after(config, &old.account_tables).map_err(|error| chain(&error))?;
             setup.privacy.turn_keys(Clock::anchored().now_us()).map_err(|error| chain(&error))?;
             Ok((setup, difference))
         });

@@ -30,7 +30,7 @@ pub struct LiveTable {
 struct Content {
     table: Table,
     /// What keys are hashed with, in a table of keys.
-    secret: Option<hmac::Key>,
+    secret: Option<Secret>,
 }
 
 /// Whose something is, and which table says so.
@@ -51,6 +51,11 @@ impl LiveTable {
         let seen = look_at(config);
         let content = read_content(config)?;
         Ok(Self { config: config.clone(), current: ArcSwap::from_pointee(content), seen: Mutex::new(seen) })
+    }
+
+    /// Whether it is the table that this configuration means, and follows its file already.
+    pub fn is_of(&self, config: &AccountTable) -> bool {
+        self.config == *config
     }
 
     /// Its name in the configuration.
@@ -74,7 +79,7 @@ impl LiveTable {
         let current = self.current.load();
         let account = match &current.secret {
             // Where a hash is found takes no time that tells anything of a key: the hash cannot be steered without the secret.
-            Some(secret) => current.table.exact(hmac::sign(secret, text.as_bytes()).as_ref(), at_us),
+            Some(secret) => current.table.exact(secret.hash(text).as_ref(), at_us),
             None if text.bytes().any(|byte| byte.is_ascii_uppercase()) => {
                 current.table.host(&text.to_ascii_lowercase(), at_us)
             }
@@ -102,21 +107,32 @@ impl LiveTable {
 
 fn read_content(config: &AccountTable) -> Result<Content, Error> {
     let secret = match (&config.secret, config.kind) {
-        (Some(path), TableKind::Keys) => Some(read_secret(path)?),
+        (Some(path), TableKind::Keys) => Some(Secret::read(path)?),
         _ => None,
     };
     let table = read::table(&config.file, &read::file(&config.file)?, config.kind)?;
     Ok(Content { table, secret })
 }
 
-/// A secret as hexadecimal digits, white space around them allowed.
-fn read_secret(path: &Path) -> Result<hmac::Key, Error> {
-    let text = read::file(path)?;
-    let bytes = unhex(text.trim_ascii()).unwrap_or_default();
-    if bytes.len() < SECRET_BYTES_MIN {
-        return Err(Error::Secret { path: path.to_owned(), bytes: bytes.len() });
+/// What API keys are hashed with.
+#[derive(Debug)]
+pub struct Secret(hmac::Key);
+
+impl Secret {
+    /// As hexadecimal digits in a file, white space around them allowed.
+    pub fn read(path: &Path) -> Result<Self, Error> {
+        let text = read::file(path)?;
+        let bytes = unhex(text.trim_ascii()).unwrap_or_default();
+        if bytes.len() < SECRET_BYTES_MIN {
+            return Err(Error::Secret { path: path.to_owned(), bytes: bytes.len() });
+        }
+        Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
-    Ok(hmac::Key::new(hmac::HMAC_SHA256, &bytes))
+
+    /// As a table of keys holds it, in hexadecimal there.
+    pub fn hash(&self, api_key: &str) -> hmac::Tag {
+        hmac::sign(&self.0, api_key.as_bytes())
+    }
 }
 
 fn look_at(config: &AccountTable) -> [Option<FileState>; 2] {

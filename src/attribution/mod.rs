@@ -21,7 +21,7 @@ use ring::rand::SystemRandom;
 use crate::config::{AccountSource, AttributionRule, Conditions, Route, TableKind, TextSource};
 use crate::event::UNATTRIBUTED;
 
-pub use live::LiveTable;
+pub use live::{LiveTable, Secret};
 pub use read::Error;
 
 /// Longest account name taken from traffic, bytes.

@@ -3,7 +3,9 @@
 //! It reads the same plan as the sidecar and answers by the same table. `--as-of` answers from a snapshot that was kept;
 //! `--explain` asks every source itself and shows which of them counts.
 
+mod decrypt;
 pub(crate) mod print;
+mod query;
 mod serve;
 mod stdin;
 
@@ -16,13 +18,17 @@ use anyhow::{Context, bail};
 use weir_geoip::{Plan, Record, Table, date, kept, snapshot};
 
 use crate::cli::{IpArgs, IpCommand, KnowledgeArgs};
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::screening::{Facts, Ruling, Screen};
 
 /// Answers, or serves.
 pub fn run(args: &IpArgs) -> anyhow::Result<()> {
-    if let Some(IpCommand::Serve { knowledge, listen, tokens }) = &args.command {
-        return serve::run(Knowledge::read(knowledge)?, *listen, tokens.as_deref());
+    match &args.command {
+        Some(IpCommand::Serve { knowledge, listen, tokens }) => {
+            return serve::run(Knowledge::read(knowledge)?, *listen, tokens.as_deref());
+        }
+        Some(IpCommand::Decrypt { key, addresses }) => return decrypt::run(key, addresses),
+        None => {}
     }
     let mut knowledge = Knowledge::read(&args.knowledge)?;
     let now = SystemTime::now();
@@ -128,16 +134,11 @@ pub(crate) fn plan(args: &KnowledgeArgs) -> anyhow::Result<(Plan, Option<Screen>
         }
         (None, None, None) if !args.databases.is_empty() => of_databases(&args.databases),
         (None, None, None) => {
-            let fetched = fetched_plan();
+            let fetched = crate::enrichment::fetched_plan();
             if fetched.exists() { crate::enrichment::read_plan(&fetched)? } else { Plan::default() }
         }
     };
     Ok((plan, rules))
-}
-
-/// Where `weir geoip fetch` puts its plan.
-pub(crate) fn fetched_plan() -> PathBuf {
-    config::default_state_dir().join("geoip/geoip.toml")
 }
 
 /// Databases in order, each by its file's name.

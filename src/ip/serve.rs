@@ -2,19 +2,21 @@
 //!
 //! | path | answer |
 //! |---|---|
+//! | `GET /v1/snapshots` | the table in use, its sources with licence and age, and the snapshots kept |
 //! | `GET /v1/ip/{ip}` | what is known of an address |
 //! | `POST /v1/ip:batch` | an address a line in, NDJSON out in the same order; at most 10,000 lines and 1 MiB |
-//! | `GET /v1/snapshots` | the table in use, its sources with licence and age, and the snapshots kept |
 //! | `POST /v1/screen` | `{"ip":…,"account":…,"at":…}` → what the rules say |
+//! | … `?as_of=TIME` on these three | the same from the snapshot that was in use then, if it was kept; rules judge by that time |
 //! | `GET /openapi.json` | this, for machines; without a token |
 //!
 //! `ETag` is the table's id: whoever has it is answered 304. With `--tokens` every request needs one of them as bearer;
 //! only hashes of them are kept. Unknown is `null` with 200, a text that is no address 400. The plan's files are followed
-//! on a thread; a table that fails its checks is not used.
+//! on a thread; a table that fails its checks is not used. Of the past one table at a time is in memory: whoever asks for
+//! another waits until it is read.
 
 use std::convert::Infallible;
 use std::net::{IpAddr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -29,10 +31,10 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
-use weir_geoip::{Live, Outcome, Plan, Reloader, Table, kept};
+use tokio::sync::{Mutex, Semaphore};
+use weir_geoip::{Live, Outcome, Plan, Reloader, Table, kept, snapshot};
 
-use super::{Knowledge, judge, print, stdin};
+use super::{Knowledge, judge, print, query, stdin};
 use crate::screening::Screen;
 
 const CONNECTIONS_MAX: usize = 1_024;
@@ -48,6 +50,8 @@ const OPENAPI: &str = include_str!("openapi.json");
 struct Service {
     plan: Plan,
     live: Arc<Live>,
+    /// The table of the past that was asked for last, and its file.
+    past: Mutex<Option<(PathBuf, Arc<Table>)>>,
     screen: Option<Screen>,
     /// Hashes; empty: everybody may ask. Comparing two takes the same time whatever they are.
     tokens: Vec<blake3::Hash>,
@@ -73,7 +77,7 @@ pub(super) fn run(knowledge: Knowledge, listen: SocketAddr, tokens: Option<&Path
             std::thread::sleep(LOOK);
         }
     })?;
-    let service = Arc::new(Service { plan, live, screen, tokens });
+    let service = Arc::new(Service { plan, live, past: Mutex::new(None), screen, tokens });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let listener = TcpListener::bind(listen).await.with_context(|| format!("cannot listen on {listen}"))?;
@@ -125,7 +129,7 @@ struct ScreenQuestion {
     /// Whose traffic; else that of the table.
     #[serde(default)]
     account: String,
-    /// When; else now.
+    /// When; else the time of the table.
     #[serde(default)]
     at: Option<String>,
 }
@@ -143,25 +147,42 @@ impl Service {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             return response;
         }
+        let Ok(as_of) = query::as_of(request.uri().query().unwrap_or_default()) else {
+            return problem(StatusCode::BAD_REQUEST, "the only parameter is as_of, a time like 2026-01-31T12:00:00Z");
+        };
         // One table for the whole answer.
-        let table = self.live.table();
+        let table = match as_of {
+            None => self.live.table(),
+            Some(_) if path == "/v1/snapshots" => return problem(StatusCode::BAD_REQUEST, "this takes no parameter"),
+            Some(at) => match self.past(at).await {
+                Ok(Some(table)) => table,
+                Ok(None) => return problem(StatusCode::NOT_FOUND, "no snapshot of that time was kept"),
+                Err(error) => {
+                    eprintln!("weir: {error:#}");
+                    return problem(StatusCode::INTERNAL_SERVER_ERROR, "the snapshot of that time cannot be read");
+                }
+            },
+        };
+        let at = as_of.unwrap_or_else(SystemTime::now);
         let tag = format!("\"{}\"", table.id());
         let unchanged = is_read
             && request.headers().get_all(header::IF_NONE_MATCH).iter().any(|known| known.as_bytes() == tag.as_bytes());
         let mut response = match (path.strip_prefix("/v1/ip/"), path.as_str()) {
-            (Some(text), _) if is_read => match text.parse() {
-                Ok(_) if unchanged => empty(StatusCode::NOT_MODIFIED),
-                Ok(address) => self.one(&table, text, address),
-                Err(_) => problem(StatusCode::BAD_REQUEST, "the path does not end with an address"),
-            },
+            (Some(text), _) if is_read => {
+                match query::decoded(text).and_then(|text| Some((text.parse().ok()?, text))) {
+                    Some(_) if unchanged => empty(StatusCode::NOT_MODIFIED),
+                    Some((address, text)) => self.one(&table, &text, address, at),
+                    None => problem(StatusCode::BAD_REQUEST, "the path does not end with an address"),
+                }
+            }
             (_, "/v1/snapshots") if is_read && unchanged => empty(StatusCode::NOT_MODIFIED),
             (_, "/v1/snapshots") if is_read => self.snapshots(&table),
             (_, "/v1/ip:batch") if is_post => match body(request, BATCH_BYTES_MAX).await {
-                Ok(lines) => self.batch(&table, &lines),
+                Ok(lines) => self.batch(&table, &lines, at),
                 Err(response) => return response,
             },
             (_, "/v1/screen") if is_post => match body(request, SCREEN_BYTES_MAX).await {
-                Ok(question) => self.screen(&table, &question),
+                Ok(question) => self.screen(&table, &question, at),
                 Err(response) => return response,
             },
             (Some(_), _) | (_, "/v1/snapshots" | "/v1/ip:batch" | "/v1/screen" | "/openapi.json") => {
@@ -184,23 +205,35 @@ impl Service {
             || token.is_some_and(|(_, token)| self.tokens.contains(&blake3::hash(token.trim_ascii())))
     }
 
-    fn one(&self, table: &Table, text: &str, address: IpAddr) -> Response<Full<Bytes>> {
+    /// The table that was in use at a time, if it was kept.
+    async fn past(&self, at: SystemTime) -> anyhow::Result<Option<Arc<Table>>> {
+        let Some(directory) = self.plan.keep.clone() else { return Ok(None) };
+        let mut past = self.past.lock().await;
+        let Some(kept) = tokio::task::spawn_blocking(move || kept::used(&directory, at)).await?? else {
+            return Ok(None);
+        };
+        if let Some((path, table)) = &*past
+            && *path == kept.path
+        {
+            return Ok(Some(table.clone()));
+        }
+        let path = kept.path.clone();
+        let table = Arc::new(tokio::task::spawn_blocking(move || snapshot::read(&path, None)).await??);
+        *past = Some((kept.path, table.clone()));
+        Ok(Some(table))
+    }
+
+    fn one(&self, table: &Table, text: &str, address: IpAddr, at: SystemTime) -> Response<Full<Bytes>> {
         let mut line = Vec::new();
-        print::json_line(
-            &mut line,
-            text,
-            address,
-            &print::json_tail(table, self.screen.as_ref(), address, SystemTime::now()),
-        );
+        print::json_line(&mut line, text, address, &print::json_tail(table, self.screen.as_ref(), address, at));
         typed(StatusCode::OK, "application/json", line)
     }
 
-    fn batch(&self, table: &Table, lines: &[u8]) -> Response<Full<Bytes>> {
+    fn batch(&self, table: &Table, lines: &[u8], at: SystemTime) -> Response<Full<Bytes>> {
         let lines = || lines.split(|byte| *byte == b'\n').map(<[u8]>::trim_ascii).filter(|line| !line.is_empty());
         if lines().count() > BATCH_LINES_MAX {
             return problem(StatusCode::PAYLOAD_TOO_LARGE, "at most 10000 lines");
         }
-        let now = SystemTime::now();
         let mut out = Vec::new();
         for line in lines() {
             let text = std::str::from_utf8(line).unwrap_or("").trim_matches('"');
@@ -210,7 +243,7 @@ impl Service {
                         &mut out,
                         text,
                         address,
-                        &print::json_tail(table, self.screen.as_ref(), address, now),
+                        &print::json_tail(table, self.screen.as_ref(), address, at),
                     );
                 }
                 Err(_) => stdin::invalid(&mut out, line),
@@ -236,12 +269,12 @@ impl Service {
         typed(StatusCode::OK, "application/json", format!("{}\n", json!({ "current": current, "kept": kept })))
     }
 
-    fn screen(&self, table: &Table, question: &[u8]) -> Response<Full<Bytes>> {
+    fn screen(&self, table: &Table, question: &[u8], as_of: SystemTime) -> Response<Full<Bytes>> {
         let Ok(question) = serde_json::from_slice::<ScreenQuestion>(question) else {
             return problem(StatusCode::BAD_REQUEST, "a question is {\"ip\":…,\"account\":…,\"at\":…}");
         };
         let at = match question.at.as_deref().map(super::time).transpose() {
-            Ok(at) => at.unwrap_or_else(SystemTime::now),
+            Ok(at) => at.unwrap_or(as_of),
             Err(_) => return problem(StatusCode::BAD_REQUEST, "at is no time"),
         };
         let record = table.of(question.ip);

@@ -15,7 +15,7 @@
 pub mod keys;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ipcrypt_rs::Ipcrypt;
 
@@ -70,7 +70,7 @@ impl Privacy {
     pub fn new(config: &config::Privacy) -> Result<Self, Error> {
         let modes = || config.accounts.values().copied().chain([config.client_ip]);
         let cipher = match &config.encryption_key {
-            Some(path) if modes().any(|mode| mode == Mode::Encrypted) => Some(Ipcrypt::new(keys::read(path)?)),
+            Some(path) if modes().any(|mode| mode == Mode::Encrypted) => Some(cipher(path)?),
             _ => None,
         };
         let keys = modes()
@@ -133,6 +133,11 @@ impl Privacy {
     }
 }
 
+/// What `encrypted` writes by, of the key in a file.
+pub fn cipher(key: &Path) -> Result<Ipcrypt, Error> {
+    Ok(Ipcrypt::new(keys::read(key)?))
+}
+
 /// /24 of IPv4, /48 of IPv6.
 fn truncated(address: IpAddr) -> IpAddr {
     match address {
@@ -143,7 +148,6 @@ fn truncated(address: IpAddr) -> IpAddr {
 
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
     use std::time::Duration;
 
     use super::*;

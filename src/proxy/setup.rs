@@ -95,8 +95,17 @@ pub enum Error {
 impl Setup {
     /// Reads certificates, tables of accounts and keys; does not open sockets and writes nothing.
     pub fn new(config: Config) -> Result<Self, Error> {
+        Self::after(config, &[])
+    }
+
+    /// As [`Setup::new`], with the tables that the one before has and goes on following: a large one is not read again because
+    /// something else changed.
+    pub fn after(config: Config, before: &[Arc<LiveTable>]) -> Result<Self, Error> {
         let config = Arc::new(config);
         let table = |table: &crate::config::AccountTable| {
+            if let Some(known) = before.iter().find(|known| known.is_of(table)) {
+                return Ok(known.clone());
+            }
             let loaded = LiveTable::load(table);
             loaded.map(Arc::new).map_err(|source| Error::AccountTable { table: table.name.clone(), source })
         };

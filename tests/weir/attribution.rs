@@ -1,15 +1,21 @@
 //! Whose traffic is, where it comes from, what the rules say of it, and what is kept of addresses: in the records, through the real
 //! process, from many addresses by the PROXY protocol.
 
+use std::io::Write as _;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ring::hmac;
+use rustls::ClientConfig;
 
 use crate::rig::client::{Client, Cuts};
+use crate::rig::message::Reader;
 use crate::rig::origin::Origin;
-use crate::rig::process::{Config, House, WEIR, Weir};
+use crate::rig::process::{Config, House, Process, WEIR, Weir};
 use crate::rig::records::{Record, Records};
+use crate::rig::tls::{self, Authority, Certificate};
 use crate::rig::until;
 
 const PROXIED: &str = "proxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n";
@@ -88,6 +94,29 @@ fn of<'r>(records: &'r Records, client_ip: &str) -> [&'r Record; 2] {
         assert_eq!(found.len(), 1, "{kind} records of {client_ip}");
         found[0]
     })
+}
+
+/// As `weir key hash` makes it of a key on its standard input.
+fn hash_of(api_key: &str, secret: &str) -> String {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("keys.secret");
+    std::fs::write(&file, secret).unwrap();
+    let mut process = Command::new(WEIR)
+        .args(["key", "hash", "--hash-key"])
+        .arg(&file)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    writeln!(process.stdin.take().unwrap(), "{api_key}").unwrap();
+    let output = process.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let hash = String::from_utf8(output.stdout).unwrap().trim_end().to_owned();
+    let key = hmac::Key::new(hmac::HMAC_SHA256, &[7; 32]);
+    let expected: String =
+        hmac::sign(&key, api_key.as_bytes()).as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hash, expected);
+    hash
 }
 
 fn optional<'r>(record: &'r Record, name: &str) -> &'r str {
@@ -215,9 +244,7 @@ fn a_forged_header_chooses_nothing() {
 #[test]
 fn hosts_keys_and_proxy_fields_find_their_accounts_and_keys_are_nowhere() {
     let origin = Origin::http();
-    let secret = [7; 32];
-    let hash = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, &secret), b"sk-very-own-key");
-    let hash: String = hash.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
+    let hash = hash_of("sk-very-own-key", &"07".repeat(32));
     let keys = format!("hash,account_id\n{hash},keyed\n");
     let rules = "[[attribution]]\nname = \"by-key\"\naccount_from = { table = \"keys\", by = { header = \"authorization\" } }\n\
         [[attribution]]\nname = \"by-field\"\naccount_from = { table = \"tenants\", by = { proxy_field = 234 } }\n\
@@ -411,4 +438,188 @@ fn a_raw_session_that_is_screened_is_closed_and_not_billable() {
             [end, reason, verdict]
         );
     }
+}
+
+#[test]
+fn a_client_certificate_says_whose_the_traffic_is() {
+    let origin = Origin::http();
+    let server = Certificate::new();
+    let house = tempfile::tempdir().unwrap();
+    let authority = Authority::new();
+    let client_ca = house.path().join("clients.pem");
+    std::fs::write(&client_ca, &authority.pem).unwrap();
+    let tls = server.write(house.path());
+    let tls =
+        tls.trim_end_matches('}').to_owned() + &format!(", client_auth = \"required\", client_ca = {client_ca:?} }}\n");
+    let rules = "[[attribution]]\nname = \"gateway\"\ntls_san = \"gateway.acme.test\"\naccount = \"acme\"\n\
+        [[attribution]]\nname = \"certified\"\naccount_from = \"tls_san\"\n";
+    let weir = start(&and(Config::listener("web", "http", origin.address, &tls), rules), &[]);
+    let ask = |client: &Arc<ClientConfig>| {
+        let (mut stream, _) = tls::connect(weir.address("web"), client);
+        // The certificate is what counts, whatever the request says.
+        stream
+            .write_all(b"GET /bytes/7 HTTP/1.1\r\nhost: test\r\nx-account: acme\r\nconnection: close\r\n\r\n")
+            .ok()?;
+        Reader::new(stream).response("GET").map(|response| response.status())
+    };
+    let with = |name: &str, by: &Authority| server.client_with(by.client(name));
+    assert_eq!(ask(&with("gateway.acme.test", &authority)), Some(200));
+    assert_eq!(ask(&with("worker.beta.test", &authority)), Some(200));
+    assert_eq!(ask(&with("gateway.acme.test", &Authority::new())), None, "of an authority that is not ours");
+    assert_eq!(ask(&server.client(&[], &rustls::version::TLS13)), None, "without a certificate");
+    let records = weir.settled(4);
+    let closes = records.closes("request");
+    let said: Vec<_> = closes.iter().map(|close| [close.text("account"), close.text("attribution")]).collect();
+    assert_eq!(said, [["acme", "gateway"], ["worker.beta.test", "certified"]]);
+}
+
+#[test]
+fn each_request_of_a_connection_is_kept_by_its_own_accounts_mode() {
+    let origin = Origin::http();
+    let rules = "[geoip]\nplan = \"geoip.toml\"\n[[attribution]]\nname = \"by-host\"\naccount_from = \"host\"\n\
+        [privacy]\nclient_ip = \"full\"\naccounts = { \"a.test\" = \"truncated\", \"b.test\" = \"pseudonym\" }\n";
+    let weir = start(&and(Config::listener("web", "http", origin.address, PROXIED), rules), &[]);
+    let mut client = Client::connect(weir.address("web"));
+    client.write(b"PROXY TCP4 81.2.69.77 198.51.100.9 4711 80\r\n", Cuts::Whole);
+    for host in ["a.test", "b.test", "c.test"] {
+        client.request(format!("GET /bytes/7 HTTP/1.1\r\nhost: {host}\r\n\r\n").as_bytes(), 0, Cuts::Whole);
+        assert_eq!(client.response().status(), 200);
+    }
+    client.close();
+    let records = weir.settled(1);
+    let closes = records.closes("request");
+    let of = |account: &str| *closes.iter().find(|close| close.text("account") == account).unwrap();
+    assert_eq!([of("a.test").text("client_ip"), optional(of("a.test"), "address_form")], ["81.2.69.0", "truncated"]);
+    assert!(of("b.test").text("client_ip").starts_with("fd"), "{}", of("b.test").0);
+    assert_eq!(of("c.test").text("client_ip"), "81.2.69.77");
+    // The connection served them all: the strictest mode of any holds.
+    let session = &records.closes("session")[0];
+    assert_eq!(session.text("client_ip"), of("b.test").text("client_ip"));
+    for close in &closes {
+        assert_eq!(close.text("country"), "GB", "{}", close.0);
+    }
+}
+
+#[test]
+fn a_forwarded_address_is_believed_from_trusted_proxies_alone() {
+    let origin = Origin::http();
+    let plan = "[geoip]\nplan = \"geoip.toml\"\n[[attribution]]\nname = \"networks\"\naccount_from = \"client_cidr\"\n";
+    for (trusted, client_ip, country, account) in
+        [("127.0.0.0/8", "81.2.69.7", "GB", "narrow"), ("10.0.0.0/8", "127.0.0.1", "", "unattributed")]
+    {
+        let listener = format!("trusted_proxies = [{trusted:?}]\nforwarded = \"x-forwarded-for\"\n");
+        let weir = start(&and(Config::listener("web", "http", origin.address, &listener), plan), &[]);
+        let mut client = Client::connect(weir.address("web"));
+        // What the client itself had written stands to the left of what the proxy adds.
+        let request = b"GET /bytes/7 HTTP/1.1\r\nhost: test\r\nx-forwarded-for: 91.0.1.1, 81.2.69.7\r\n\r\n";
+        client.request(request, 0, Cuts::Whole);
+        assert_eq!(client.response().status(), 200);
+        client.close();
+        let records = weir.settled(1);
+        let request = &records.closes("request")[0];
+        let said = ["client_ip", "country", "account"].map(|name| request.text(name));
+        assert_eq!(said, [client_ip, country, account], "{trusted}: {}", request.0);
+    }
+}
+
+#[test]
+fn a_configuration_read_again_keeps_the_tables_that_it_still_names() {
+    let origin = Origin::http();
+    let rules = "[[account_tables]]\nname = \"tenants\"\nfile = \"tenants.csv\"\n\
+        [[attribution]]\nname = \"by-host\"\naccount_from = { table = \"tenants\", by = \"host\" }\n";
+    let config = and(Config::listener("web", "http", origin.address, ""), rules);
+    let weir = start(&config, &[("tenants.csv", "host,account_id\n*.test,first\n")]);
+    let account = |sessions: usize| {
+        let mut client = Client::connect(weir.address("web"));
+        client.request(b"GET /bytes/7 HTTP/1.1\r\nhost: a.test\r\n\r\n", 0, Cuts::Whole);
+        client.response();
+        client.close();
+        weir.settled(sessions).closes("request").last().unwrap().text("account").to_owned()
+    };
+    assert_eq!(account(1), "first");
+    // Broken on the disk: the table in use does not need it, and neither does a configuration that changes something else.
+    let file = weir.house.directory.path().join("tenants.csv");
+    replace(&file, "host,account_id\n*.test,\n");
+    weir.process.await_line("the new table of accounts is refused");
+    weir.house.write(&config.clone().limit("keep_alive_timeout_ms = 74000"));
+    weir.process.signal(rustix::process::Signal::HUP);
+    weir.process.await_line("configuration taken over");
+    assert_eq!(account(2), "first");
+    replace(&file, "host,account_id\n*.test,second\n");
+    weir.process.await_line("table of accounts read again");
+    assert_eq!(account(3), "second");
+}
+
+#[test]
+fn what_was_fetched_is_used_without_a_configuration() {
+    let origin = Origin::http();
+    let home = tempfile::tempdir().unwrap();
+    let run = |fetched: bool| {
+        let places = home.path().join("weir/geoip");
+        if fetched {
+            std::fs::create_dir_all(&places).unwrap();
+            write_places(&places);
+        }
+        // The admin listener has a port of its own, which somebody else on this machine may have at the moment.
+        until("the admin port to be free", || {
+            let mut command = Command::new(WEIR);
+            command.args(["run", "--upstream", &origin.address.to_string(), "--listen", "127.0.0.1:0"]);
+            command.env("XDG_STATE_HOME", home.path());
+            let mut process = Process::spawn(command);
+            let line = until("it to listen, or to end", || {
+                let ended = process.child.try_wait().unwrap().is_some();
+                let line = process.log().into_iter().find(|line| line.contains("listening listener=\"web\""));
+                (ended || line.is_some()).then_some(line)
+            });
+            line.map(|_| process.log().join("\n"))
+        })
+    };
+    let log = run(false);
+    assert_eq!(log.matches("nothing is known of addresses").count(), 1, "{log}");
+    let log = run(true);
+    assert!(log.contains("addresses are known") && !log.contains("nothing is known"), "{log}");
+}
+
+/// Everything that can happen to a file while requests go on: each is answered by one whole version or the other.
+#[test]
+fn no_damage_to_a_file_of_addresses_gives_a_wrong_answer_under_load() {
+    let origin = Origin::http();
+    let config = and(Config::listener("web", "http", origin.address, PROXIED), "[geoip]\nplan = \"geoip.toml\"\n");
+    let weir = start(&config, &[]);
+    let file = weir.house.directory.path().join("places.csv");
+    let next = PLACES.replace("81.2.69.0/24,GB", "81.2.69.0/24,IE");
+    let refused = || weir.process.metric("weir_geoip_reloads_refused_total");
+    let (stop, asked) = (AtomicBool::new(false), AtomicUsize::new(0));
+    std::thread::scope(|threads| {
+        threads.spawn(|| {
+            while !stop.load(Ordering::Relaxed) {
+                assert_eq!(ask(&weir, &format!("81.2.69.{}", asked.load(Ordering::Relaxed) % 200), ""), 200);
+                asked.fetch_add(1, Ordering::Relaxed);
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        let damages: [&dyn Fn(); 5] = [
+            &|| std::fs::write(&file, &next[..next.len() / 2]).unwrap(),
+            &|| std::fs::write(&file, &next[..next.len() - 1]).unwrap(),
+            &|| std::fs::File::options().write(true).open(&file).unwrap().set_len(30).unwrap(),
+            &|| replace(&file, &next.replace(",DE,", ",D!,")),
+            &|| std::fs::rename(&file, file.with_extension("gone")).unwrap(),
+        ];
+        for damage in damages {
+            let before = refused();
+            damage();
+            until("the damaged file to be refused", || (refused() > before).then_some(()));
+        }
+        std::fs::write(&file, &next).unwrap();
+        weir.process.await_line("another table of addresses is in use");
+        let before = asked.load(Ordering::Relaxed);
+        until("more requests", || (asked.load(Ordering::Relaxed) > before + 2).then_some(()));
+        stop.store(true, Ordering::Relaxed);
+    });
+    let records = weir.settled(asked.into_inner());
+    let mut countries: Vec<&str> = records.closes("session").iter().map(|close| close.text("country")).collect();
+    countries.sort_unstable();
+    countries.dedup();
+    assert_eq!(countries, ["GB", "IE"]);
+    assert_eq!(weir.house.epoch(), records.closes("session")[0].number("epoch"), "it never started again");
 }

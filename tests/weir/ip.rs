@@ -8,6 +8,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::rig::process::WEIR;
+use crate::rig::until;
 
 struct Plan {
     directory: tempfile::TempDir,
@@ -203,6 +204,9 @@ fn the_service_answers_as_its_description_says() {
     assert_eq!(tag.trim_matches('"'), json(&body)["snapshot"]);
     assert_eq!(service.ask("GET", "/v1/ip/81.2.69.160", &format!("if-none-match: {tag}\r\n"), "").0, 304);
     assert_eq!(service.ask("GET", "/v1/ip/81.2.69", "", "").0, 400);
+    let (status, _, body) = service.ask("GET", "/v1/ip/%3a%3Affff:81.2.69.160", "", "");
+    assert_eq!((status, &json(&body)["ip"]), (200, &Value::from("::ffff:81.2.69.160")));
+    assert_eq!(service.ask("GET", "/v1/ip/%3", "", "").0, 400);
     let (status, _, body) = service.ask("POST", "/v1/ip:batch", "", "8.8.8.8\nno\n\"2001:218::1\"\n");
     assert_eq!(status, 200);
     let answers: Vec<Value> = body.lines().map(json).collect();
@@ -277,11 +281,62 @@ fn the_past_is_answered_from_kept_snapshots() {
     while first().is_none_or(|entry| entry.unwrap().path().extension().is_none_or(|extension| extension != "weirgeo")) {
         assert_eq!(service.ask("GET", "/v1/ip/8.8.8.8", "", "").0, 200);
     }
+    plan.write("new.csv", "cidr,country,asn\n8.8.8.0/24,CA,1\n81.2.69.0/24,FR,64500\n");
+    std::fs::rename(plan.path("new.csv"), plan.path("a.csv")).unwrap();
+    let now = || service.ask("GET", "/v1/ip/8.8.8.8", "", "").2;
+    until("the new file to be in use", || (json(&now())["country"] == "CA").then_some(()));
+    let kept = until("both to be kept", || {
+        let answer = json(&service.ask("GET", "/v1/snapshots", "", "").2);
+        (answer["kept"].as_array().unwrap().len() == 2).then_some(answer)
+    });
+    // Files are looked at once a second, so the first one was in use for its own second.
+    let first = kept["kept"][0]["valid_from"].as_i64().unwrap();
+    let as_of = format!("as_of={}", weir_geoip::date::print(first).replace(':', "%3A"));
+    let (status, head, past) = service.ask("GET", &format!("/v1/ip/8.8.8.8?{as_of}"), "", "");
+    assert_eq!((status, &json(&past)["country"]), (200, &Value::from("US")), "{past}");
+    let tag = head.lines().find_map(|line| line.strip_prefix("etag: ")).unwrap();
+    assert_eq!(tag.trim_matches('"'), json(&past)["snapshot"]);
+    let known = format!("if-none-match: {tag}\r\n");
+    assert_eq!(service.ask("GET", &format!("/v1/ip/8.8.8.8?{as_of}"), &known, "").0, 304);
+    assert_eq!(service.ask("GET", "/v1/ip/8.8.8.8", &known, "").0, 200);
+    let (_, _, batch) = service.ask("POST", &format!("/v1/ip:batch?{as_of}"), "", "8.8.8.8\n");
+    assert_eq!(json(&batch)["country"], "US");
+    let (_, _, screened) = service.ask("POST", &format!("/v1/screen?{as_of}"), "", "{\"ip\":\"8.8.8.8\"}");
+    let screened = json(&screened);
+    assert_eq!((&screened["country"], &screened["snapshot"]), (&Value::from("US"), &json(&past)["snapshot"]));
+    for (path, status) in [
+        ("/v1/ip/8.8.8.8?as_of=1980-01-01", 404),
+        ("/v1/ip/8.8.8.8?as_of=yesterday", 400),
+        ("/v1/ip/8.8.8.8?asof=2026-01-01", 400),
+        ("/v1/snapshots?as_of=2026-01-01", 400),
+    ] {
+        assert_eq!(service.ask("GET", path, "", "").0, status, "{path}");
+    }
     drop(service);
-    plan.write("a.csv", "cidr,country,asn\n8.8.8.0/24,CA,1\n");
     let past = plan.good(&["ip", "--plan", "geoip.toml", "--json", "--as-of", "2100-01-01", "8.8.8.8"]);
-    assert_eq!(json(&past)["country"], "US");
+    assert_eq!(json(&past)["country"], "CA");
     let (code, _, error) = plan.weir(&["ip", "--plan", "geoip.toml", "--as-of", "1980-01-01", "8.8.8.8"], "");
     assert_eq!(code, 1);
     assert!(error.contains("no snapshot of that time"), "{error}");
+}
+
+#[test]
+fn encrypted_addresses_are_read_with_the_key_alone() {
+    let plan = Plan::new();
+    plan.write("ip.key", "000102030405060708090a0b0c0d0e0f\n");
+    plan.write("other.key", &"ff".repeat(16));
+    let cipher = ipcrypt_rs::Ipcrypt::new(std::array::from_fn(|at| at as u8));
+    let clients: [std::net::IpAddr; 2] = ["192.0.2.77".parse().unwrap(), "2001:db8::7".parse().unwrap()];
+    let hidden = clients.map(|client| cipher.encrypt_ipaddr(client).to_string());
+    assert_eq!(plan.good(&["ip", "decrypt", "--key", "ip.key", &hidden[0], &hidden[1]]), "192.0.2.77\n2001:db8::7\n");
+    let (code, out, _) = plan.weir(&["ip", "decrypt", "--key", "ip.key"], &format!("{}\n{}\n", hidden[1], hidden[0]));
+    assert_eq!((code, out.as_str()), (0, "2001:db8::7\n192.0.2.77\n"));
+    assert_ne!(plan.good(&["ip", "decrypt", "--key", "other.key", &hidden[0]]), "192.0.2.77\n");
+    for (key, address, says) in
+        [("none.key", &*hidden[0], "cannot read none.key"), ("ip.key", "x", "\"x\" is no address")]
+    {
+        let (code, _, error) = plan.weir(&["ip", "decrypt", "--key", key, address], "");
+        assert_eq!(code, 1);
+        assert!(error.contains(says), "{error}");
+    }
 }

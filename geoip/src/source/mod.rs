@@ -13,7 +13,7 @@ pub(crate) mod text;
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use sha2::{Digest, Sha256};
 
@@ -23,17 +23,49 @@ use crate::plan::{Kind, Source};
 use crate::sources::SourceFacts;
 use crate::steps::{Family, Range, Steps, flatten};
 
+/// Rows of a text between two looks at the clock.
+const ROWS_BETWEEN_CHECKS: u64 = 4_096;
+
+/// When reading and merging have to be done.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Deadline {
+    at: Instant,
+    compile_ms_max: u64,
+}
+
+impl Deadline {
+    /// So long from now on.
+    pub(crate) fn after_ms(compile_ms_max: u64) -> Deadline {
+        let at = Instant::now() + Duration::from_millis(compile_ms_max.min(86_400_000));
+        Deadline { at, compile_ms_max }
+    }
+
+    pub(crate) fn check(&self) -> Result<(), Error> {
+        if Instant::now() > self.at {
+            return Err(Error::Budget { limit: format!("compile_ms_max = {}", self.compile_ms_max) });
+        }
+        Ok(())
+    }
+
+    /// As [`Deadline::check`], but looks at the clock at some rows only.
+    pub(crate) fn check_row(&self, row: u64) -> Result<(), Error> {
+        if row.is_multiple_of(ROWS_BETWEEN_CHECKS) { self.check() } else { Ok(()) }
+    }
+}
+
 /// A file as it was read.
 #[derive(Debug)]
 pub(crate) struct Input {
     pub(crate) path: PathBuf,
     pub(crate) bytes: Vec<u8>,
+    /// When its rows have to be read.
+    pub(crate) deadline: Deadline,
     sha256: [u8; 32],
     modified_s: i64,
 }
 
 impl Input {
-    pub(crate) fn read(path: &Path) -> Result<Input, Error> {
+    pub(crate) fn read(path: &Path, deadline: Deadline) -> Result<Input, Error> {
         let failed = |source| Error::Read { path: path.to_path_buf(), source };
         let before = std::fs::metadata(path).map_err(failed)?;
         let bytes = std::fs::read(path).map_err(failed)?;
@@ -43,7 +75,7 @@ impl Input {
             return Err(Error::Changing { path: path.to_path_buf() });
         }
         let modified_s = modified.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs() as i64);
-        Ok(Input { path: path.to_path_buf(), sha256: Sha256::digest(&bytes).into(), bytes, modified_s })
+        Ok(Input { path: path.to_path_buf(), sha256: Sha256::digest(&bytes).into(), bytes, deadline, modified_s })
     }
 
     /// As text whose last line ends.
@@ -152,8 +184,8 @@ impl Answers {
 }
 
 /// Reads all files of a source.
-pub(crate) fn load(source: &Source, words: &mut Vocabulary) -> Result<Loaded, Error> {
-    let inputs = source.paths.iter().map(|path| Input::read(path)).collect::<Result<Vec<Input>, Error>>()?;
+pub(crate) fn load(source: &Source, words: &mut Vocabulary, deadline: Deadline) -> Result<Loaded, Error> {
+    let inputs = source.paths.iter().map(|path| Input::read(path, deadline)).collect::<Result<Vec<Input>, Error>>()?;
     let mut facts = facts(&source.name, source.kind.name(), &inputs.iter().collect::<Vec<_>>());
     facts.licence.clone_from(&source.licence);
     facts.attribution.clone_from(&source.attribution);

@@ -41,6 +41,7 @@ pub(crate) fn read(input: &Input, source: &Source, words: &mut Vocabulary) -> Re
         }
         let (start, end, answer) = row(&record, &columns, words).map_err(|reason| wrong(line, reason))?;
         rows += 1;
+        input.deadline.check_row(rows)?;
         if answer == Answer::default() {
             continue;
         }

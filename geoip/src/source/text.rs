@@ -26,17 +26,19 @@ pub(crate) fn rows(
     let mut record = csv::StringRecord::new();
     let mut lines = Lines::new(text);
     let mut first = true;
-    loop {
+    for position in 1.. {
+        input.deadline.check_row(position)?;
         let more = reader.read_record(&mut record);
         let line = lines.of(&reader);
         if !more.map_err(|error| wrong(line, error.to_string()))? {
-            return Ok(());
+            break;
         }
         if std::mem::take(&mut first) && record.get(0) == Some(header) {
             continue;
         }
         row(&record, line).map_err(|reason| wrong(line, reason))?;
     }
+    Ok(())
 }
 
 /// Which line a row is in. The reader's own count is that of where it began to look, before comments and empty lines.

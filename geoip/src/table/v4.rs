@@ -29,9 +29,10 @@ impl Table4 {
     #[inline]
     fn position(&self, address: u32) -> usize {
         let root = (address >> (32 - ROOT_BITS)) as usize;
-        self.keys.search(self.roots[root] as usize..self.roots[root + 1] as usize, address as u16, |near| {
-            self.values.touch(near)
-        })
+        let run = self.roots[root] as usize..self.roots[root + 1] as usize;
+        // Most runs are short: their values come from memory while their keys are searched.
+        self.values.touch(run.start + run.len() / 2);
+        self.keys.search(run, address as u16)
     }
 
     /// The first address of the step at this position.

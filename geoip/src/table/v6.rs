@@ -72,9 +72,7 @@ impl Table6 {
     fn position(&self, address: u128) -> usize {
         let cell = (address >> CELL_BITS) as u64;
         let root = (cell >> 32) as usize & ((1 << ROOT_BITS) - 1);
-        self.keys.search(self.roots[root] as usize..self.roots[root + 1] as usize, cell as u32, |near| {
-            self.values.touch(near)
-        })
+        self.keys.search(self.roots[root] as usize..self.roots[root + 1] as usize, cell as u32)
     }
 
     /// The first address of the cell at this position.

@@ -118,3 +118,20 @@ fn the_memory_budget_ends_a_compilation() {
     let error = files.compile("accounts = \"accounts.csv\"\n[budget]\ncompile_ms_max = 0").unwrap_err();
     assert!(error.contains("compile_ms_max = 0"), "{error}");
 }
+
+#[test]
+fn the_time_budget_ends_the_reading_of_one_file() {
+    let files = Files::new();
+    // The clock is looked at long before the last line, which would be an error of its own.
+    let rows = |row: &str| row.repeat(20_000) + "nonsense\n";
+    files.write("a.csv", rows("1.2.3.0/24,acme\n"));
+    files.write("l.csv", rows("1.2.3.0/24,vpn,,x\n"));
+    files.write("r.csv", rows("1.2.3.0,1.2.3.255,DE\n"));
+    let ranges = "[[sources]]\nname = \"it\"\nkind = \"ranges\"\npaths = [\"r.csv\"]\ncolumns = [\"start\", \"end\", \"country\"]\n";
+    for plan in ["accounts = \"a.csv\"\n", "labels = [\"l.csv\"]\n", ranges] {
+        let error = files.compile(&format!("{plan}[budget]\ncompile_ms_max = 0\n")).unwrap_err();
+        assert!(error.contains("compile_ms_max = 0"), "{error}");
+        let error = files.compile(plan).unwrap_err();
+        assert!(error.contains("nonsense") || error.contains(":20001"), "{error}");
+    }
+}

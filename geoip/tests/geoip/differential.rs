@@ -37,10 +37,30 @@ fn is_plain(address: IpAddr) -> bool {
     canonical(address) == address && scope(address) == Scope::Global
 }
 
+/// The database's networks in a structure of another hand.
+fn tries(
+    reader: &Reader<Vec<u8>>,
+    key: &[maxminddb::PathElement<'_>],
+) -> (PrefixMap<Ipv4Net, String>, PrefixMap<Ipv6Net, String>) {
+    let (mut v4, mut v6) = (PrefixMap::new(), PrefixMap::new());
+    for found in reader.networks(maxminddb::WithinOptions::default()).unwrap() {
+        let found = found.unwrap();
+        let country = found.decode_path::<String>(key).unwrap_or_default().unwrap_or_default();
+        let network = found.network().unwrap();
+        match network.ip() {
+            IpAddr::V4(address) => drop(v4.insert(Ipv4Net::new(address, network.prefix()).unwrap(), country)),
+            IpAddr::V6(address) => drop(v6.insert(Ipv6Net::new(address, network.prefix()).unwrap(), country)),
+        }
+    }
+    (v4, v6)
+}
+
+/// Compares country by country; how many addresses.
 fn check_country(database: &str, key: &[maxminddb::PathElement<'_>], random: u32) -> usize {
     let files = Files::new();
     let table = files.compile(&format!("[[sources]]\nname = \"it\"\nkind = \"mmdb\"\npaths = [{database:?}]")).unwrap();
     let reader = Reader::open_readfile(database).unwrap();
+    let (v4, v6) = tries(&reader, key);
     let mut compared = 0;
     for address in probes(&table, random).into_iter().filter(|address| is_plain(*address)) {
         let expected = match reader.lookup(address) {
@@ -49,6 +69,11 @@ fn check_country(database: &str, key: &[maxminddb::PathElement<'_>], random: u32
             Err(_) => "",
         };
         assert_eq!(table.of(address).country(), expected, "{address} in {database}");
+        let by_prefix = match address {
+            IpAddr::V4(address) => v4.get_lpm(&Ipv4Net::from(address)).map(|(_, country)| country),
+            IpAddr::V6(address) => v6.get_lpm(&Ipv6Net::from(address)).map(|(_, country)| country),
+        };
+        assert_eq!(table.of(address).country(), by_prefix.map_or("", String::as_str), "{address} in {database}");
         compared += 1;
     }
     compared

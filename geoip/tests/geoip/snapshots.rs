@@ -1,5 +1,6 @@
 //! A snapshot says what the table said, to whoever has the key, and nothing at all once a bit of it is changed.
 
+use sha2::{Digest, Sha256};
 use weir_geoip::{Addresses, compile, difference, kept, snapshot};
 
 use crate::files::{AT, Files, chain, maxmind, said, time};
@@ -137,4 +138,16 @@ fn the_past_is_answered_from_what_may_be_kept() {
     assert_eq!(kept::list(&keep).unwrap().len(), 3);
     kept::prune(&keep, time(AT + 33 * day)).unwrap();
     assert_eq!(kept::list(&keep).unwrap().len(), 2);
+}
+
+/// `weir geoip build --plan PLAN --to FILE`, then `head -c -32 FILE`: the fuzz target makes the digest itself.
+#[test]
+fn the_seeds_of_the_fuzz_target_are_snapshots_of_today() {
+    let seeds = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../fuzz/corpus/geoip_snapshot");
+    let records = ["empty", "places", "all"].map(|name| {
+        let mut file = std::fs::read(seeds.join(name)).unwrap();
+        file.extend_from_slice(&Sha256::digest(&file));
+        snapshot::decode(&file, None).unwrap_or_else(|error| panic!("{name}: {error}")).records()
+    });
+    assert_eq!(records, [9, 12, 19]);
 }
