@@ -25,8 +25,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::allocation::{allocate_file, ensure_allocated};
-use super::mapping::{Mapping, copy_in, copy_out};
+use super::mapping::Mapping;
 use super::outcome::{Outcome, SlotKind};
+use super::words::{copy_in, copy_out, make_free, make_live, read_live};
 use super::{Error, FORMAT_VERSION, checksum, io_error};
 use crate::units::{COLUMNS, Column, Counters};
 
@@ -238,18 +239,18 @@ impl Chunk {
         let hot = self.hot(entry);
         let before = hot[GENERATION].load(Ordering::Relaxed);
         assert!(before.is_multiple_of(2), "slot {entry} is taken already");
-        for counter in &hot[COUNTERS..COUNTERS + COLUMNS] {
-            counter.store(0, Ordering::Relaxed);
-        }
-        hot[PENDING].store(0, Ordering::Relaxed);
-        hot[OUTCOME].store(0, Ordering::Relaxed);
-        hot[STARTED_AT].store(started_at_us, Ordering::Relaxed);
-        hot[CLOSING_SEQ].store(NO_SEQ, Ordering::Relaxed);
-        hot[KIND].store(kind as u64 | requests << KIND_BITS, Ordering::Relaxed);
-        let word = self.write_note(entry, 0, note);
-        hot[NOTE].store(word.pack(), Ordering::Relaxed);
-        hot[GENERATION].store(before + 1, Ordering::Release);
-        before + 1
+        make_live(&hot[GENERATION], || {
+            for counter in &hot[COUNTERS..COUNTERS + COLUMNS] {
+                counter.store(0, Ordering::Relaxed);
+            }
+            hot[PENDING].store(0, Ordering::Relaxed);
+            hot[OUTCOME].store(0, Ordering::Relaxed);
+            hot[STARTED_AT].store(started_at_us, Ordering::Relaxed);
+            hot[CLOSING_SEQ].store(NO_SEQ, Ordering::Relaxed);
+            hot[KIND].store(kind as u64 | requests << KIND_BITS, Ordering::Relaxed);
+            let word = self.write_note(entry, 0, note);
+            hot[NOTE].store(word.pack(), Ordering::Relaxed);
+        })
     }
 
     /// Frees a live slot.
@@ -257,7 +258,12 @@ impl Chunk {
         let generation = &self.hot(entry)[GENERATION];
         let live = generation.load(Ordering::Relaxed);
         assert!(!live.is_multiple_of(2), "slot {entry} is free already");
-        generation.store(live + 1, Ordering::Release);
+        make_free(generation);
+    }
+
+    /// What `read` finds while the slot is of this generation.
+    pub(super) fn read_live<T>(&self, entry: u32, generation: u64, read: impl FnOnce() -> T) -> Option<T> {
+        read_live(&self.hot(entry)[GENERATION], generation, read)
     }
 
     #[inline]

@@ -157,7 +157,7 @@ pub(super) fn read(bytes: &[u8], seed: u32) -> Option<(Head, &[u8])> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::mapping::copy_out;
+    use super::super::words::copy_out;
     use super::*;
 
     fn framed(payload: &[u8]) -> Vec<u8> {

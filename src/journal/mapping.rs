@@ -8,9 +8,11 @@
 use std::fs::File;
 use std::io;
 use std::ptr::{NonNull, null_mut};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::AtomicU64;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, munmap};
+
+use super::words::copy_in;
 
 #[cfg(not(all(target_endian = "little", target_pointer_width = "64")))]
 compile_error!("the journal's files are little-endian and mapped whole: a 64-bit little-endian target is needed");
@@ -73,29 +75,6 @@ impl Mapping {
     }
 }
 
-/// Copies `bytes` into `words`, of which there are just enough.
-#[inline]
-pub(crate) fn copy_in(words: &[AtomicU64], bytes: &[u8]) {
-    let (whole, rest) = bytes.as_chunks::<8>();
-    for (word, chunk) in words.iter().zip(whole) {
-        word.store(u64::from_le_bytes(*chunk), Ordering::Relaxed);
-    }
-    if !rest.is_empty() {
-        let mut last = [0; 8];
-        last[..rest.len()].copy_from_slice(rest);
-        words[whole.len()].store(u64::from_le_bytes(last), Ordering::Relaxed);
-    }
-}
-
-/// Copies out of `words` until `bytes` is full.
-#[inline]
-pub(crate) fn copy_out(words: &[AtomicU64], bytes: &mut [u8]) {
-    for (word, chunk) in words.iter().zip(bytes.chunks_mut(8)) {
-        let value = word.load(Ordering::Relaxed).to_le_bytes();
-        chunk.copy_from_slice(&value[..chunk.len()]);
-    }
-}
-
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: exactly the range that `new` mapped, once; every borrow of it is bound to `self`.
@@ -108,6 +87,9 @@ impl Drop for Mapping {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
+    use super::super::words::copy_out;
     use super::*;
 
     #[test]

@@ -53,7 +53,13 @@ mod slots;
 mod statedir;
 mod sum;
 mod table;
+mod words;
 mod writer;
+
+/// What `words` is made of; for `tests/protocol` it is loom's.
+mod atomics {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+}
 
 #[cfg(test)]
 mod damage_tests;

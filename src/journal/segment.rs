@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use super::frame::{self, Draft, SlotRef};
 use super::mapping::Mapping;
+use super::words::{publish, published};
 use super::{Error, FORMAT_VERSION, io_error};
 
 /// Where the frames begin.
@@ -295,12 +296,12 @@ impl Segment {
 
     pub(super) fn published(&self) -> Mark {
         // Only this process stores it, always packed.
-        Mark::unpack(self.word(PUBLISHED_AT).load(Ordering::Acquire)).unwrap_or(Mark::EMPTY)
+        Mark::unpack(published(self.word(PUBLISHED_AT))).unwrap_or(Mark::EMPTY)
     }
 
     #[inline]
     pub(super) fn set_published(&self, mark: Mark) {
-        self.word(PUBLISHED_AT).store(mark.pack(), Ordering::Release);
+        publish(self.word(PUBLISHED_AT), mark.pack());
     }
 
     pub(super) fn synced(&self) -> Mark {

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::Ordering;
 
 use super::chunk::{Block, Chunk, Note};
 use super::outcome::{Outcome, SlotKind};
@@ -210,27 +210,17 @@ impl SlotView {
 
     /// What is counted now; `None` once it has been closed.
     pub fn read(&self) -> Option<SlotReading> {
-        if !self.is_live() {
-            return None;
-        }
-        let reading = SlotReading {
+        self.chunk.read_live(self.entry, self.generation, || SlotReading {
             kind: self.chunk.kind(self.entry),
             started_at_us: self.chunk.started_at_us(self.entry),
             totals: self.chunk.totals(self.entry),
             pending: self.chunk.pending(self.entry).load(Ordering::Relaxed),
             outcome: self.chunk.outcome(self.entry),
-        };
-        fence(Ordering::Acquire);
-        self.is_live().then_some(reading)
+        })
     }
 
     /// Its note; `None` once it has been closed or while it is being replaced.
     pub fn note(&self) -> Option<Note> {
-        if !self.is_live() {
-            return None;
-        }
-        let note = self.chunk.note(self.entry);
-        fence(Ordering::Acquire);
-        note.filter(|_| self.is_live())
+        self.chunk.read_live(self.entry, self.generation, || self.chunk.note(self.entry)).flatten()
     }
 }

@@ -8,7 +8,7 @@
 //! slot is freed only then ([`Table::free`]). What came and went between two syncs is freed at once.
 
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use super::chunk::{Chunk, NO_SEQ, sum_of};
@@ -16,6 +16,7 @@ use super::frame::SlotRef;
 use super::outcome::SlotKind;
 use super::shared::remove_if_there;
 use super::slots::Slot;
+use super::words::{begin_sync, syncs_begun};
 use super::{Error, is_disk_full, lock};
 use crate::units::Counters;
 
@@ -68,9 +69,7 @@ impl SlotTable {
 
     /// What is stored by now, to ask [`Self::is_synced`] for later.
     pub fn stored(&self) -> Stored {
-        // A sync that is counted as begun after this one was looked at finds all of it.
-        fence(Ordering::SeqCst);
-        Stored(self.table.syncs_begun.load(Ordering::Relaxed))
+        Stored(syncs_begun(&self.table.syncs_begun))
     }
 
     /// Whether all that was stored then survives a power cut.
@@ -284,7 +283,7 @@ impl Table {
     /// A sync of the slots begins; its number.
     pub(super) fn sync_begins(&self) -> u64 {
         self.sums_wait.store(false, Ordering::Relaxed);
-        self.syncs_begun.fetch_add(1, Ordering::SeqCst) + 1
+        begin_sync(&self.syncs_begun)
     }
 
     /// The sync of that number has ended: what had been stored when it began survives a power cut.
