@@ -267,15 +267,8 @@ fn what_is_shown_is_what_the_records_say() {
                 shown.records.0.iter().find(|record| record.is(kind, "close") && record.0[&id_of] == **id).unwrap();
             let item = &one["items"][0];
             assert_eq!(one["items"].as_array().unwrap().len(), 1);
-            for name in [
-                "total_sent_acked_bytes",
-                "total_received_wire_bytes",
-                "status",
-                "host",
-                "end",
-                "seq",
-                "audit",
-            ] {
+            for name in ["total_sent_acked_bytes", "total_received_wire_bytes", "status", "host", "end", "seq", "audit"]
+            {
                 let said = &record.0[name];
                 let expected = if *said == 0 && name == "status" || *said == "" { &Value::Null } else { said };
                 assert_eq!(&item[name], expected, "{name} of {id}");
