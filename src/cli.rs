@@ -734,11 +734,11 @@ pub enum TokenCommand {
         /// The key that signs it
         #[arg(long, value_name = "FILE")]
         key: PathBuf,
-        /// What it lets see
-        #[arg(long, value_enum, default_value = "usage:read")]
-        scope: TokenScope,
+        /// What it lets see [default: usage:read]
+        #[arg(long, value_enum)]
+        scope: Option<TokenScope>,
         /// Whose usage, with usage:read
-        #[arg(long, value_name = "ACCOUNT", required_if_eq("scope", "usage:read"))]
+        #[arg(long, value_name = "ACCOUNT", required_unless_present = "scope", required_if_eq("scope", "usage:read"))]
         account: Option<String>,
         /// Who will stand in the list of accesses [default: the account, else the user]
         #[arg(long, value_name = "NAME")]

@@ -102,6 +102,11 @@ pub fn runtime() -> anyhow::Result<Arc<tokio::runtime::Runtime>> {
 /// Opens a ledger's store and source.
 pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow::Result<Consumer> {
     let database = &setting.ledger.database;
+    if !crate::store::is_postgres(database)
+        && let Some(directory) = std::path::Path::new(database).parent()
+    {
+        std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+    }
     let store = runtime.block_on(Store::open(database)).with_context(|| format!("cannot open {}", shown(database)))?;
     let feed = match &setting.sink {
         Sink::None => Feed::Journal(JournalFeed::new(&setting.state_dir)),

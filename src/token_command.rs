@@ -15,8 +15,8 @@ pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
         }
         TokenCommand::Issue { key, scope, account, subject, valid_s } => {
             let scope = match scope {
-                TokenScope::UsageRead => Scope::UsageRead,
-                TokenScope::Admin => Scope::Admin,
+                None | Some(TokenScope::UsageRead) => Scope::UsageRead,
+                Some(TokenScope::Admin) => Scope::Admin,
             };
             let user = || std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());
             let subject = subject.clone().or_else(|| account.clone()).unwrap_or_else(user);

@@ -229,7 +229,9 @@ fn options() -> Options {
 }
 
 async fn open(store: &Store) -> Book {
-    Book::open(store.load().await.unwrap(), options()).unwrap()
+    let mut book = Book::open(store.load().await.unwrap(), options()).unwrap();
+    book.keep_details();
+    book
 }
 
 /// Reads the log to its end in batches, from what the store says. `deaths`: after a random step, percent of the batches.
@@ -313,6 +315,17 @@ async fn check(store: &Store, streams: &[Vec<UsageRecord>], came: &[BTreeSet<u64
     assert_eq!(found, model, "{what}: requests by account and hour");
     assert_eq!(usage.iter().map(|(.., sums)| sums.records).sum::<i64>(), records, "{what}: records");
     assert_eq!(usage.iter().map(|(.., sums)| sums.sessions).sum::<i64>(), closes, "{what}: sessions");
+    // The records themselves are kept, each once.
+    let mut kept: Vec<_> = store.all_details().await.iter().map(|r| (r.node.clone(), r.epoch, r.seq)).collect();
+    kept.sort();
+    let is_detail = |record: &UsageRecord| matches!(record.kind(), RecordKind::Request | RecordKind::Session);
+    let mut expected = Vec::new();
+    for (at, (stream, came)) in streams.iter().zip(came).enumerate() {
+        let ours = came.iter().filter(|seq| is_detail(&stream[**seq as usize]));
+        expected.extend(ours.map(|seq| (id(at).node, i64::from(id(at).epoch), *seq as i64)));
+    }
+    expected.sort();
+    assert_eq!(kept, expected, "{what}: records kept");
     // The header's formula.
     let book = open(store).await;
     let mut beyond = [0; COLUMNS];

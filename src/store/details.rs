@@ -224,6 +224,16 @@ impl Store {
         Ok(!state.is_closed && state.last_at_us == Some(record.at))
     }
 
+    /// Every record of every block, in no order.
+    #[cfg(test)]
+    pub(crate) async fn all_details(&self) -> Vec<UsageRecord> {
+        let mut records = Vec::new();
+        for row in self.rows("list blocks", "SELECT id FROM blocks").await.unwrap() {
+            records.extend(self.block(&text(&row, "id").unwrap()).await.unwrap());
+        }
+        records
+    }
+
     /// How many blocks there are, and the octets in them.
     pub async fn blocks(&self) -> Result<(i64, i64), Error> {
         let sql = "SELECT COUNT(*) AS blocks, CAST(COALESCE(SUM(LENGTH(bytes)), 0) AS BIGINT) AS octets FROM blocks";

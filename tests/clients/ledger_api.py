@@ -49,7 +49,7 @@ def checks(rig):
 
 def address(rig, ledger):
     """Where its log says that it listens."""
-    log = rig.folder / "weir.log"
+    log = rig.folder / f"{pathlib.Path(rig.binary).name}.log"
     for _ in range(300):
         found = re.search(r"the portal listens.*?(http://127\.0\.0\.1:\d+)", log.read_text(errors="replace") if log.exists() else "")
         if found:
