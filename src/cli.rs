@@ -623,7 +623,7 @@ pub enum CorrectCommand {
     /// Add to what an account used, or take from it
     Add {
         /// Meter or column, and how much, like egress_bytes=-1048576
-        #[arg(required = true, value_name = "METER=AMOUNT", allow_hyphen_values = true)]
+        #[arg(required = true, value_name = "METER=AMOUNT")]
         amounts: Vec<String>,
         /// Whose
         #[arg(long, value_name = "ACCOUNT")]

@@ -312,7 +312,6 @@ impl PartAudit {
                 json!({
                     "node": node, "account": account, "records": tally.records,
                     "sessions": columns(&tally.sessions), "requests": columns(&tally.requests),
-                    "beyond_requests": columns(&minus(&tally.sessions, &minus(&tally.requests, &tally.folded))),
                 })
             })
             .collect();

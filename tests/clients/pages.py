@@ -34,7 +34,7 @@ def checks(rig):
     rig.start(rig.binary, "ledger", "--config", config)
     link = wait_for(lambda: re.search(r"http://\S+/login/\w+", (rig.folder / "weir.log").read_text()), "the operator's link")[0]
     wait_for(lambda: usage(rig, config).get("acme", {}).get("requests") == 80, "80 requests of acme")
-    weir(rig, "correct", "add", "requests=-3", "--account", "acme", "--at", time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime()), "--reason", "our health checks", "--actor", "jo", "--config", config)
+    weir(rig, "correct", "add", "--account", "acme", "--at", time.strftime("%Y-%m-%dT%H:00:00Z", time.gmtime()), "--reason", "our health checks", "--actor", "jo", "--config", config, "requests=-3")
     browser = Browser(chromium, rig.folder / "profile")
     try:
         browser.look(1280)
@@ -85,9 +85,10 @@ def operator(rig, browser, base, config):
     said = usage(rig, config)["acme"]
     browser.look(1280)
     browser.visit(f"{base}/?account=acme&meter=requests")
-    figures = browser.ask("[...document.querySelectorAll('.figures .exact')].map((e) => e.textContent)")
+    figures = browser.ask("[...document.querySelectorAll('.figures .value, .figures .exact')].map((e) => e.textContent)")
     score.check("the page says what the ledger says", f"{said['egress_bytes']:,} B" in figures and f"{said['requests']:,}" in figures, f"{figures} {said}")
-    hour = wait_for(lambda: follow(browser, f"{base}/?account=acme&period={today}&meter=requests", ".chart tbody tr:not([data-amount='0']) a"), "an hour with usage")
+    # The connections belong to the listener's account, the requests to that of their host.
+    hour = wait_for(lambda: follow(browser, f"{base}/?account=globex&period={today}&meter=requests", ".chart tbody tr:not([data-amount='0']) a"), "an hour with usage")
     sessions = follow(browser, hour, "td[data-label=Requests] a")
     score.check("a bar leads to sessions, a session to its requests", sessions and "session=" in sessions, sessions)
     record = follow(browser, sessions, "tbody th a") if sessions else None

@@ -133,7 +133,7 @@ pub(super) async fn sessions(State(portal): State<Arc<Portal>>, viewer: Viewer, 
         }
         section aria-labelledby="past" {
             h2 #past { "Ended" }
-            @if past.records.is_empty() { (nothing("No session ended in this time.")) } @else { (session_table(&query, &past.records)) }
+            @if past.records.is_empty() { (nothing("No session ended in this time.")) p { a href=(query.link("/requests", &[])) { "Look for requests" } ": a connection that several accounts share is the listener's." } } @else { (session_table(&query, &past.records)) }
             (pages(query.older("/sessions", &past), query.page.is_some().then(|| query.link("/sessions", &[]))))
         }
     };

@@ -69,14 +69,14 @@ function draw(figure) {
     return date.getUTCDate() + " " + date.toLocaleString("en", { month: "short", timeZone: "UTC" });
   }
 
-  function under(u) {
-    if (u.cursor.left === undefined || u.cursor.left < 0) return null;
-    const at = Math.floor((u.posToVal(u.cursor.left, "x") - rows[0].from) / step);
+  function under(u, left) {
+    if (left === undefined || left < 0) return null;
+    const at = Math.floor((u.posToVal(left, "x") - rows[0].from) / step);
     return rows[Math.min(Math.max(at, 0), rows.length - 1)];
   }
 
   function point(u) {
-    const row = under(u);
+    const row = under(u, u.cursor.left);
     tip.hidden = !row;
     if (!row) return;
     tip.textContent = row.link.textContent + "  " + row.exact + (row.open ? " so far" : "");
@@ -90,8 +90,8 @@ function draw(figure) {
     const closed = rows.map((row) => (row.open ? null : row.amount));
     const open = rows.map((row) => (row.open ? row.amount : null));
     chart = new uPlot(options(), [rows.map((row) => row.from), closed, open], place);
-    chart.over.addEventListener("click", () => {
-      const row = under(chart);
+    chart.over.addEventListener("click", (event) => {
+      const row = under(chart, event.clientX - chart.over.getBoundingClientRect().left);
       if (row) location.href = row.link.href;
     });
   }
