@@ -4,7 +4,7 @@
 //! cargo bench -p weir-geoip --bench city
 //! ```
 //!
-//! The database is made here, of about the size that vendors sell: four million IPv4 networks and one million of IPv6 in
+//! The database is made here, of about the size that vendors sell: some three million IPv4 networks and one million of IPv6 in
 //! 200,000 places, each with country, subdivision, city, names and coordinates. Another one can be given by its path.
 
 // A benchmark fails loudly.
@@ -13,9 +13,10 @@
 use std::hint::black_box;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use weir_geoip::{Plan, compile, plan::Source};
+use weir_geoip::plan::{Budget, Source};
+use weir_geoip::{Plan, compile};
 
 const PLACES: u32 = 200_000;
 const LOOK_UPS: u32 = 1 << 20;
@@ -29,17 +30,19 @@ fn main() {
         path
     });
     println!("{} MB on the disk", std::fs::metadata(&database).unwrap().len() / 1_000_000);
-    let plan = Plan { sources: vec![Source::database("city", database)], ..Plan::default() };
+    // On a busy machine it may take its time.
+    let budget = Budget { compile_ms_max: 600_000, ..Budget::default() };
+    let plan = Plan { sources: vec![Source::database("city", database)], budget, ..Plan::default() };
     // From here on the peak counts anew.
     std::fs::write("/proc/self/clear_refs", "5").unwrap();
     let before = status_mb("VmRSS:");
-    let begun = Instant::now();
+    let begun = cpu_time();
     let table = compile(&plan, SystemTime::now()).unwrap();
-    let took = begun.elapsed();
+    let took = cpu_time() - begun;
     let peak = status_mb("VmHWM:") - before;
     let bytes: usize = table.bytes().iter().sum();
     println!(
-        "build {:.2} s, peak {peak} MB; table {} MB, {} records, {} + {} ranges",
+        "build {:.2} s CPU, peak {peak} MB; table {} MB, {} records, {} + {} ranges",
         took.as_secs_f64(),
         bytes / 1_000_000,
         table.records(),
@@ -47,14 +50,20 @@ fn main() {
         table.ranges6().count(),
     );
     let mut random = Random(1);
-    let begun = Instant::now();
+    let begun = cpu_time();
     let known = (0..LOOK_UPS).filter(|_| {
         let address = IpAddr::V4(Ipv4Addr::from(random.next() as u32));
         !black_box(table.of(address)).city().is_empty()
     });
     let known = known.count();
-    let each = begun.elapsed().as_nanos() as f64 / f64::from(LOOK_UPS);
+    let each = (cpu_time() - begun).as_nanos() as f64 / f64::from(LOOK_UPS);
     println!("{each:.0} ns for an IPv4 address and its city; {} % have one", known * 100 / LOOK_UPS as usize);
+}
+
+/// Of this thread; a build has no other.
+fn cpu_time() -> Duration {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
 fn status_mb(field: &str) -> u64 {
@@ -92,14 +101,20 @@ fn database() -> Vec<u8> {
     file.extend_from_slice(&[0; 16]);
     file.extend_from_slice(&data);
     file.extend_from_slice(b"\xab\xcd\xefMaxMind.com");
-    put_map(&mut file, 6);
+    put_map(&mut file, 9);
     put_text(&mut file, "binary_format_major_version");
     file.extend_from_slice(&[0xa1, 2]);
+    put_text(&mut file, "binary_format_minor_version");
+    file.push(0xa0);
     put_text(&mut file, "build_epoch");
     file.extend_from_slice(&[0x04, 0x02]);
     file.extend_from_slice(&1_790_000_000_u32.to_be_bytes());
     put_text(&mut file, "database_type");
     put_text(&mut file, "GeoIP2-City");
+    put_text(&mut file, "description");
+    put_map(&mut file, 0);
+    put_text(&mut file, "languages");
+    file.extend_from_slice(&[0x00, 0x04]);
     put_text(&mut file, "ip_version");
     file.extend_from_slice(&[0xa1, 6]);
     put_text(&mut file, "node_count");
@@ -130,7 +145,7 @@ impl Tree {
     fn grow(&mut self, depth: u32, lengths: [u32; 2]) -> Leaf {
         let drawn = self.random.next();
         // In IPv6 most of the space is nobody's.
-        if lengths[1] > 32 && depth > 8 && drawn % 100 < 24 {
+        if lengths[1] > 32 && depth > 8 && drawn % 100 < 30 {
             return Leaf::NONE;
         }
         let ends = depth >= lengths[0] && drawn >> 32 & 0xff < 32;
