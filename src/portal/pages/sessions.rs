@@ -227,7 +227,8 @@ fn filter(path: &str, viewer: &Viewer, query: &Query, without: &[&str]) -> Marku
         ("client_ip", "Client", "192.0.2.0/24"),
     ];
     let is_sessions = path == "/sessions";
-    let fields = fields.into_iter().filter(|(name, ..)| !without.contains(name) && !(is_sessions && *name == "status"));
+    let is_left_out = |name: &str| without.contains(&name) || (is_sessions && name == "status");
+    let fields = fields.into_iter().filter(|(name, ..)| !is_left_out(name));
     html! {
         details.filter open[query.parameters.iter().any(|(name, _)| !["account", "from", "to", "session"].contains(name))] {
             summary { "Narrow it down" }

@@ -337,7 +337,8 @@ impl Proof {
 
 /// By stream: from which seq to which.
 fn ranges(records: &[UsageRecord]) -> Markup {
-    let mut streams: BTreeMap<(&str, i64, i32), Vec<(i64, i64)>> = BTreeMap::new();
+    type Stream<'a> = (&'a str, i64, i32);
+    let mut streams: BTreeMap<Stream<'_>, Vec<(i64, i64)>> = BTreeMap::new();
     for record in records {
         let ranges = streams.entry((&record.node, record.epoch, record.shard)).or_default();
         match ranges.last_mut() {
