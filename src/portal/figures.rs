@@ -170,22 +170,20 @@ async fn lines(
             "this is more than {ROWS_MAX} rows: ask for a shorter time, or group by less"
         )));
     };
-    let mut sums: BTreeMap<(i64, Vec<String>), (Option<String>, Vec<i64>)> = BTreeMap::new();
+    let mut lines: BTreeMap<(i64, Vec<String>), Line> = BTreeMap::new();
     for (series, at_us, row) in rows.iter().filter(|(series, ..)| series.kind != Kind::Gap && takes(series)) {
-        let (name, from_us) = window.map_or((None, 0), |window| {
-            let (name, from_us) = window.of(*at_us);
-            (Some(name), from_us)
-        });
-        let labels = by.iter().map(|dimension| dimension.label(series)).collect();
-        let (_, amounts) = sums.entry((from_us, labels)).or_insert_with(|| (name, vec![0; meters.len()]));
-        add(amounts, meters, series, row);
+        let window = window.map(|window| window.of(*at_us));
+        let from_us = window.as_ref().map_or(0, |(_, from_us)| *from_us);
+        let labels: Vec<String> = by.iter().map(|dimension| dimension.label(series)).collect();
+        let empty = || Line { window, labels: labels.clone(), amounts: vec![0; meters.len()] };
+        let line = lines.entry((from_us, labels.clone())).or_insert_with(empty);
+        add(&mut line.amounts, meters, series, row);
     }
-    let line = |((from_us, labels), (name, amounts)): ((i64, Vec<String>), (Option<String>, Vec<i64>))| Line {
-        window: name.map(|name| (name, from_us)),
-        labels,
-        amounts: amounts.iter().zip(meters).map(|(sum, meter)| shown(meter, *sum)).collect(),
-    };
-    Ok(sums.into_iter().map(line).collect())
+    let mut lines: Vec<Line> = lines.into_values().collect();
+    for (amount, meter) in lines.iter_mut().flat_map(|line| line.amounts.iter_mut().zip(meters)) {
+        *amount = shown(meter, *amount);
+    }
+    Ok(lines)
 }
 
 fn add(amounts: &mut [i64], meters: &[Meter], series: &Series, sums: &Sums) {
