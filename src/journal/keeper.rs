@@ -1,7 +1,8 @@
 //! The keeper: one thread per process that makes journals durable and prepares what their writers will need.
 //!
-//! Every `sync_interval` it syncs each shard's segments, every second its slots (every `sync_interval` while sums are made), and allocates the next segment and the next slots ahead of
-//! the writer. A sync that fails marks the shard failed and its file poisoned (`shared.rs`); the keeper goes on and tells of each change once.
+//! Every `sync_interval` it syncs each shard's segments, every second its slots (every `sync_interval` while sums are made), and allocates
+//! the next segment and the next slots ahead of the writer. A sync that fails marks the shard failed and its file poisoned (`shared.rs`);
+//! the keeper goes on and tells of each change once.
 
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::thread::JoinHandle;
