@@ -10,7 +10,7 @@
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
 //!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
-//!   [`token_command`], [`demo`]
+//!   [`token_command`], [`key_command`], [`demo`]
 
 pub mod clock;
 pub mod config;

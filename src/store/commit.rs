@@ -230,6 +230,7 @@ pub(super) async fn series(to: &mut To, series: &[(i64, Series)], dialect: Diale
         "billable",
         "reason",
         "corrects",
+        "correction",
     ];
     let inserts = Inserts::new(dialect, "series", &columns, " ON CONFLICT DO NOTHING");
     for (rows, sql) in inserts.of(series) {
@@ -246,7 +247,8 @@ pub(super) async fn series(to: &mut To, series: &[(i64, Series)], dialect: Diale
                 .bind(row.status_class)
                 .bind(i64::from(row.billable))
                 .bind(row.reason.clone())
-                .bind(row.corrects.clone());
+                .bind(row.corrects.clone())
+                .bind(row.correction.clone());
         }
         let done = query.execute(&mut **to).await.map_err(failed("begin a series"))?;
         if done.rows_affected() != rows.len() as u64 {

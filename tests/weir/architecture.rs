@@ -31,6 +31,7 @@ const ASSEMBLY: &[&str] = &[
     "audit_command",
     "correct_command",
     "token_command",
+    "key_command",
     "demo",
 ];
 
@@ -46,16 +47,18 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
         "app" => &["journal", "proxy", "shipper", "admin", "handover", "sink", "enrichment"],
-        "cli" => &[],
+        // Without a file it looks whether addresses were fetched.
+        "cli" => &["enrichment"],
         "events" => &["cli", "journal", "source", "wire"],
         "journal_command" => &["cli", "journal", "proxy"],
-        "ip" => &["cli", "enrichment", "screening"],
+        "ip" => &["cli", "enrichment", "privacy", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],
         "token_command" => &["cli", "portal"],
+        "key_command" => &["attribution", "cli"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],
         // The vocabulary and the mechanisms.
         _ => &[],
