@@ -7,10 +7,10 @@
 //!
 //! **Once.** The row's key is (account, meter, period, budget, threshold); only whoever inserts it has fired the alert. Restarts and
 //! other ledgers find it there. The next period is another key, so it re-arms by itself; so does another amount. Usage that
-//! comes late for a period that has just ended is looked at for [`LATE_US`] more.
+//! comes late for a period that has just ended is looked at for an hour more.
 //!
 //! **At least once on the wire.** Before an attempt its number is raised by compare and set, so two ledgers never send at once. A ledger
-//! that dies between the webhook's 200 and writing it down sends again after [`CLAIM_US`]: the receiver knows it by `weir-alert-id`.
+//! that dies between the webhook's 200 and writing it down sends again after a minute: the receiver knows it by `weir-alert-id`.
 //!
 //! **When the webhook is away**: again after `retry_first_ms`, twice as long each time up to an hour, until `give_up_s`; then the row says
 //! so and the log has an ERROR. When the store is away nothing is fired, and looked at again. Nothing here stops traffic or counting.
