@@ -103,8 +103,10 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
     } else {
         (Sockets::default(), None)
     };
-    let state_dir = StateDir::open(&config.state_dir)?;
+    let mut state_dir = StateDir::open(&config.state_dir)?;
     let epoch = Arc::new(state_dir.claim_epoch()?);
+    let shards = u16::try_from(config.workers).context("more workers than shards can be numbered")?;
+    state_dir.begins(epoch.epoch(), shards, Clock::anchored().now_us())?;
     sockets.open_missing(&config)?;
 
     let budget = Arc::new(Budget::new(config.journal.journal_bytes_max));
@@ -136,6 +138,7 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
     let keeper = Keeper::start(Vec::new(), options.sync_interval).context("cannot start the journal's keeper")?;
     let shipper = Shipper::start(&config.sink, budget.clone(), losses.clone(), metrics)?;
     let node = Arc::new(Node::new(epoch.epoch(), setup, losses, enrichment));
+    node.state_ends(state_dir.ended());
     let mut app = App {
         node,
         metrics,
@@ -169,22 +172,24 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
 impl App {
     /// Closes and ships what dead processes left. Epochs that still drain in another process are left for later.
     fn take_over_dead_epochs(&mut self) {
-        let Some(state_dir) = &self.state_dir else { return };
-        let abandoned = match state_dir.abandoned() {
-            Ok(abandoned) => abandoned,
-            Err(error) => return warn!(error = %crate::shipper::chain(&error), "earlier epochs cannot be listed"),
-        };
-        for epoch in abandoned {
-            if let Err(error) = self.take_over(epoch) {
-                warn!(error = %crate::shipper::chain(&error), "a dead epoch stays as it is");
+        let Some(mut state_dir) = self.state_dir.take() else { return };
+        match state_dir.abandoned() {
+            Ok(abandoned) => {
+                for epoch in abandoned {
+                    if let Err(error) = self.take_over(&mut state_dir, epoch) {
+                        warn!(error = %crate::shipper::chain(&error), "a dead epoch stays as it is");
+                    }
+                }
             }
+            Err(error) => warn!(error = %crate::shipper::chain(&error), "earlier epochs cannot be listed"),
         }
+        self.state_dir = Some(state_dir);
     }
 
-    fn take_over(&self, epoch: EpochDir) -> Result<(), crate::journal::Error> {
+    fn take_over(&self, state_dir: &mut StateDir, epoch: EpochDir) -> Result<(), crate::journal::Error> {
         let epoch = Arc::new(epoch);
         for shard in epoch.shards()? {
-            match self.take_over_shard(&epoch, shard) {
+            match self.take_over_shard(state_dir, &epoch, shard) {
                 Ok(shared) => self.shipper.add(Source { shared, dead: Some(epoch.clone()) }),
                 Err(error) => {
                     warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
@@ -194,13 +199,25 @@ impl App {
         Ok(())
     }
 
-    fn take_over_shard(&self, epoch: &EpochDir, shard: u16) -> Result<Arc<Shared>, crate::journal::Error> {
+    fn take_over_shard(
+        &self,
+        state_dir: &mut StateDir,
+        epoch: &EpochDir,
+        shard: u16,
+    ) -> Result<Arc<Shared>, crate::journal::Error> {
         let (writer, recovery) =
             Writer::reopen(epoch, shard, &self.node.setup().config.node, &self.options, self.budget.clone())?;
         let shared = writer.shared();
-        close_estate(writer, recovery, self.metrics);
+        let ended_at_us = close_estate(writer, recovery, self.metrics);
         shared.sync()?;
         shared.seal()?;
+        // Before anything of it is shipped, and so before it may be removed. Records of ours say where it ended.
+        let (end, remembered) = state_dir.ends(epoch.epoch(), shard, shared.published_seq(), ended_at_us);
+        if let Err(error) = remembered {
+            // A full disk is made room on by shipping it: this epoch's records still say so, only later ones may not.
+            warn!(error = %crate::shipper::chain(&error), "where an epoch ended cannot be remembered beyond this one");
+        }
+        self.node.state_ends(vec![end]);
         Ok(shared)
     }
 

@@ -27,7 +27,7 @@ pub mod v1 {
 
 use crate::units::Counters;
 
-pub use v1::{End, Kind, Phase, Reason, Screening, UsageRecord};
+pub use v1::{End, Kind, Phase, Reason, Screening, ShardEnd, UsageRecord};
 
 /// What an account is called when no rule names one: a record is never dropped for want of an owner.
 pub const UNATTRIBUTED: &str = "unattributed";

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Kind, Phase, UsageRecord};
+use super::{Kind, Phase, ShardEnd, UsageRecord};
 use crate::ids::hex;
 
 /// Where a record stands: gapless in `seq` for each (node, epoch, shard).
@@ -110,6 +110,7 @@ printed! {
     screening: &'a str = |r: &UsageRecord| said(r.screening().name()),
     screening_rule: &'a str = |r: &'a UsageRecord| said(&r.screening_rule),
     geo_snapshot: &'a str = |r: &'a UsageRecord| said(&r.geo_snapshot),
+    ended: &'a [ShardEnd] = |r: &'a UsageRecord| (!r.ended.is_empty()).then_some(r.ended.as_slice()),
 }
 
 fn said(text: &str) -> Option<&str> {

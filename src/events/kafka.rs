@@ -12,7 +12,7 @@ use rdkafka::message::Headers;
 use super::Printer;
 use crate::cli::EventsArgs;
 use crate::source::{Next, Source, Start};
-use crate::wire::{Bounds, Cause, Finding, Incoming, State, StreamId, Taken, Totals, Verifier, VerifyingKey};
+use crate::wire::{Bounds, Cause, Finding, Incoming, State, StreamId, Totals, Verifier, VerifyingKey};
 
 /// Longest wait for the next message before what is printed is flushed.
 const WAIT: Duration = Duration::from_millis(200);
@@ -20,6 +20,7 @@ const WAIT: Duration = Duration::from_millis(200);
 /// Prints every record of the topic once. An error if records are missing or altered without an explanation.
 pub fn topic(servers: &str, args: &EventsArgs, out: &mut Printer<impl Write>) -> anyhow::Result<()> {
     let start: Start = args.from.parse().map_err(|action| anyhow::anyhow!("--from {:?}: {action}", args.from))?;
+    let reads_all = matches!(start, Start::Earliest);
     let mut source = Source::open(servers, &args.topic, &properties(args)?, start)?;
     let mut verifier = Verifier::new(keys(args)?, Bounds::default(), State::default());
     let mut report = Report { follow: args.follow, ..Report::default() };
@@ -42,7 +43,15 @@ pub fn topic(servers: &str, args: &EventsArgs, out: &mut Printer<impl Write>) ->
                 for (position, record) in taken.positioned() {
                     out.print(&position, record)?;
                 }
-                report.findings(&taken);
+                report.findings(&taken.stream, &taken.findings);
+                // Whoever begins in the middle knows nothing of what was before.
+                if reads_all {
+                    for end in taken.records.iter().flat_map(|(_, record)| &record.ended) {
+                        if let Some((stream, findings)) = verifier.ended(&taken.stream, end) {
+                            report.findings(&stream, &findings);
+                        }
+                    }
+                }
             }
             Err(reject) => {
                 eprintln!("weir: partition {} offset {}: {reject}", message.partition(), message.offset());
@@ -62,9 +71,8 @@ struct Report {
 }
 
 impl Report {
-    fn findings(&mut self, taken: &Taken) {
-        let stream = &taken.stream;
-        for finding in &taken.findings {
+    fn findings(&mut self, stream: &StreamId, findings: &[Finding]) {
+        for finding in findings {
             match finding {
                 Finding::Duplicate(seqs) if self.follow => eprintln!("weir: {stream}: {} came twice", shown(seqs)),
                 Finding::Duplicate(seqs) => {

@@ -11,7 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::allocation::{make_directory, sync_directory};
+use super::ends::Ends;
 use super::{Error, io_error};
+use crate::event::ShardEnd;
 
 /// A killed owner's lock frees within about 0.1 s.
 const LOCK_WAIT: Duration = Duration::from_secs(1);
@@ -21,6 +23,7 @@ const LOCK_WAIT: Duration = Duration::from_secs(1);
 pub struct StateDir {
     path: PathBuf,
     lock: File,
+    ends: Ends,
 }
 
 impl StateDir {
@@ -29,7 +32,8 @@ impl StateDir {
         make_directory(path)?;
         let lock = take_lock(&path.join("lock"), LOCK_WAIT)?;
         finish_removals(path)?;
-        Ok(Self { path: path.to_owned(), lock })
+        let ends = Ends::open(path)?;
+        Ok(Self { path: path.to_owned(), lock, ends })
     }
 
     /// The directory.
@@ -106,6 +110,21 @@ impl StateDir {
             assert!(Instant::now() < deadline, "no epoch is abandoned");
             std::thread::yield_now();
         }
+    }
+
+    /// Where earlier epochs ended, in order: what is still remembered.
+    pub fn ended(&self) -> Vec<ShardEnd> {
+        self.ends.ended()
+    }
+
+    /// Remembers that an epoch begins with so many shards.
+    pub fn begins(&mut self, epoch: u32, shards: u16, at_us: i64) -> Result<(), Error> {
+        self.ends.begin(epoch, shards, at_us)
+    }
+
+    /// Remembers that a shard has ended before this seq. Where that cannot be written it is known until the process ends.
+    pub fn ends(&mut self, epoch: u32, shard: u16, next_seq: u64, at_us: i64) -> (ShardEnd, Result<(), Error>) {
+        self.ends.end(epoch, shard, next_seq, at_us)
     }
 
     /// Gives the directory up for a successor. Epochs claimed before stay ours.

@@ -10,7 +10,7 @@ use serde::Serialize;
 use super::session::Session;
 use super::setup::Setup;
 use crate::enrichment::Enrichment;
-use crate::event::{Addresses, Losses};
+use crate::event::{Addresses, Losses, ShardEnd};
 use crate::ids::Id;
 use crate::journal::SlotView;
 
@@ -37,6 +37,8 @@ pub struct Node {
     journal_folding: AtomicBool,
     /// What the shipper had to give up, to be stated by a worker.
     pub losses: Losses,
+    /// Earlier shards that ended, to be stated by the first worker.
+    ended: Mutex<Vec<ShardEnd>>,
     /// What is known of addresses.
     pub enrichment: Arc<Enrichment>,
     /// Requests and raw sessions that were nobody's, since the log said so last.
@@ -61,8 +63,25 @@ impl Node {
             journal_ready: AtomicBool::new(true),
             journal_folding: AtomicBool::new(false),
             losses,
+            ended: Mutex::default(),
             enrichment,
             unattributed: AtomicU64::new(0),
+        }
+    }
+
+    /// Earlier shards of this node ended here: a record is to say so.
+    pub fn state_ends(&self, ended: Vec<ShardEnd>) {
+        let mut waiting = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        waiting.retain(|known| ended.iter().all(|end| (end.epoch, end.shard) != (known.epoch, known.shard)));
+        waiting.extend(ended);
+    }
+
+    /// Gives the first of them, at most so many, to whoever records them; `record` says whether it could.
+    pub(super) fn record_ends(&self, ends_max: usize, record: impl FnOnce(&[ShardEnd]) -> bool) {
+        let mut waiting = self.ended.lock().unwrap_or_else(PoisonError::into_inner);
+        let ends = waiting.len().min(ends_max);
+        if record(&waiting[..ends]) {
+            waiting.drain(..ends);
         }
     }
 

@@ -21,7 +21,7 @@ use tracing::{debug, error, info, warn};
 use super::folding::{FoldMarks, Folding, Key, SUMS_MAX, Tally, whole_fields, whose};
 use crate::clock::{Clock, HOUR_US, hour_of};
 use crate::enrichment::Snapshot;
-use crate::event::{End, Kind, Loss, Phase, PlaceNote, Reason, RequestNote, SeqRange, Tail};
+use crate::event::{End, Kind, Loss, Phase, PlaceNote, Reason, RequestNote, SeqRange, ShardEnd, Tail};
 use crate::ids::{Id, IdSource};
 use crate::journal::{
     AppendError, Health, NOTE_BYTES_MAX, OpenSlot, Outcome, Shared, Slot, SlotKind, SlotsFull, Sum, Writer,
@@ -382,6 +382,16 @@ impl Recorder {
         self.node_record(phase, started_at_us, |_| ());
     }
 
+    /// Whether this is the shard that speaks for the node.
+    pub fn is_first_shard(&self) -> bool {
+        self.writer.borrow().shared().shard() == 0
+    }
+
+    /// The same, saying where earlier shards of this node ended. Whether it could be written.
+    pub fn node_states_ends(&self, phase: Phase, started_at_us: i64, ended: &[ShardEnd]) -> bool {
+        self.node_record(phase, started_at_us, |payload| prost::encoding::message::encode_repeated(79, ended, payload))
+    }
+
     /// A record that another table of addresses is in force.
     pub fn node_knows(&self, started_at_us: i64, table: &Snapshot) {
         self.node_record(Phase::Checkpoint, started_at_us, |payload| {
@@ -391,7 +401,7 @@ impl Recorder {
         });
     }
 
-    fn node_record(&self, phase: Phase, started_at_us: i64, say_more: impl FnOnce(&mut Vec<u8>)) {
+    fn node_record(&self, phase: Phase, started_at_us: i64, say_more: impl FnOnce(&mut Vec<u8>)) -> bool {
         let now_us = self.now_us();
         let none = Counters::default();
         let tail = tail(Kind::Node, phase, self.stamp(started_at_us), self.stamp(now_us), &none, &none);
@@ -399,11 +409,12 @@ impl Recorder {
         tail.append(&mut payload);
         prost::encoding::string::encode(64, &software(), &mut payload);
         say_more(&mut payload);
-        if let Err(error) = self.writer.borrow_mut().append(&payload) {
-            warn!(%error, "the shard's own record cannot be written");
-        } else {
-            self.last_record_us.set(now_us);
+        let written = self.writer.borrow_mut().append(&payload);
+        match &written {
+            Ok(_) => self.last_record_us.set(now_us),
+            Err(error) => warn!(%error, "the shard's own record cannot be written"),
         }
+        written.is_ok()
     }
 
     /// States, as soon as it can, what others had to give up. Whoever did may free it once [`Loss::is_stated`].

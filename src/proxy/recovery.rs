@@ -15,8 +15,8 @@ use crate::ids::IdSource;
 use crate::journal::{OpenSlot, Recovery, SlotKind, Writer};
 use crate::metrics::Metrics;
 
-/// Closes everything that a dead shard left open.
-pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metrics) {
+/// Closes everything that a dead shard left open. When it ended, µs.
+pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metrics) -> i64 {
     let shared = writer.shared();
     report(&recovery, &shared);
     metrics.torn_bytes.increment(recovery.torn_bytes);
@@ -24,7 +24,7 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     if last.as_ref().is_some_and(|last| last.kind() == Kind::Node && last.phase() == Phase::Close)
         && recovery.open.is_empty()
     {
-        return;
+        return last.map_or(0, |last| last.at);
     }
     // The bytes moved before the process died; the last it wrote says when that was, at the latest.
     let written_us = recovery
@@ -49,6 +49,7 @@ pub fn close_estate(writer: Writer, recovery: Recovery, metrics: &'static Metric
     if records > 0 {
         info!(epoch = shared.epoch(), shard = shared.shard(), records, "closed what a dead process had left open");
     }
+    died_us
 }
 
 /// A kill may have come when a request had its slot and its session had not counted it yet. Done before any close, so that it is

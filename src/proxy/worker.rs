@@ -33,6 +33,9 @@ const GONE_AFTER_US: i64 = 1_000_000;
 /// An HTTP/1 client that says nothing for this long gets by without an engine's buffers, µs.
 const PARK_AFTER_US: i64 = 1_000_000;
 
+/// Earlier shards whose ends one record states: some 2 KB, which every segment has room for.
+const ENDS_MAX: usize = 64;
+
 /// One worker thread's state.
 pub struct Worker {
     /// Writes its shard.
@@ -79,7 +82,11 @@ impl Worker {
     /// Opens the shard with its first record.
     pub fn new(recorder: Recorder, node: Arc<Node>, metrics: &'static Metrics) -> Rc<Self> {
         let started_at_us = recorder.now_us();
-        recorder.node(Phase::Open, started_at_us);
+        if recorder.is_first_shard() {
+            node.record_ends(ENDS_MAX, |ended| recorder.node_states_ends(Phase::Open, started_at_us, ended));
+        } else {
+            recorder.node(Phase::Open, started_at_us);
+        }
         let setup = node.setup();
         let worker = Rc::new(Self {
             recorder,
@@ -185,6 +192,16 @@ impl Worker {
         }
     }
 
+    /// Says in a record which earlier shards ended since the last time: of an epoch that drained beside this one, or more of them
+    /// than the first record takes.
+    fn announce_ends(&self) {
+        if self.recorder.is_first_shard() {
+            self.node.record_ends(ENDS_MAX, |ended| {
+                ended.is_empty() || self.recorder.node_states_ends(Phase::Checkpoint, self.started_at_us, ended)
+            });
+        }
+    }
+
     fn live(&self) -> Vec<Rc<Session>> {
         let mut sessions = self.sessions.borrow_mut();
         sessions.retain(|session| session.strong_count() > 0);
@@ -196,6 +213,7 @@ impl Worker {
         self.coarse_now_us.set(now_us);
         let setup = self.setup();
         self.announce_table();
+        self.announce_ends();
         self.publish_unattributed();
         let sessions = self.live();
         if self.recorder.hour_turned(now_us) {

@@ -10,7 +10,7 @@ use super::item::{Bytes, Closed, Item, add, minus, negative};
 use super::tally::Tally;
 use super::window;
 use crate::clock::hour_of;
-use crate::event::{Kind as RecordKind, Phase, SeqRange, UNATTRIBUTED, UsageRecord};
+use crate::event::{Kind as RecordKind, Phase, SeqRange, ShardEnd, UNATTRIBUTED, UsageRecord};
 use crate::ids::{hex, unhex};
 use crate::store::{
     Batch, Details, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
@@ -332,14 +332,31 @@ impl Book {
         self.changed.streams.insert(stream);
     }
 
-    fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
+    /// What a record brings to usage. Nothing asks whether it came before: that is up to whoever looks at records again.
+    pub(super) fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
         let hour_us = hour_of(record.at);
         match record.kind() {
             RecordKind::Request => self.request(stream, seq, record, hour_us),
             RecordKind::Session => self.session(stream, seq, record, hour_us),
             RecordKind::Gap => self.gap(stream, record, hour_us),
-            RecordKind::Node | RecordKind::Unspecified => {}
+            RecordKind::Node => record.ended.iter().for_each(|end| self.ended(stream, end)),
+            RecordKind::Unspecified => {}
         }
+    }
+
+    /// An earlier shard of this node is said to have ended: what of it did not come is a gap, from the last that is known of it to its
+    /// end.
+    fn ended(&mut self, by: &StreamId, end: &ShardEnd) {
+        let Some((stream, findings)) = self.verifier.ended(by, end) else { return };
+        let note = self.notes.entry(stream.clone()).or_default();
+        note.last_at_us = note.last_at_us.max(end.started_at);
+        let between = (note.last_at_us, note.last_at_us.max(end.ended_at));
+        let given_up = findings.into_iter().filter_map(|finding| match finding {
+            Finding::GivenUp(seqs) => Some(seqs),
+            _ => None,
+        });
+        self.regap(&stream, &given_up.collect::<Vec<_>>(), between);
+        self.changed.streams.insert(stream);
     }
 
     fn request(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord, hour_us: i64) {

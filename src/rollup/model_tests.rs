@@ -10,7 +10,7 @@ use bytes::Bytes;
 
 use super::book::{Book, Options, Spot};
 use crate::clock::HOUR_US;
-use crate::event::{Kind as RecordKind, Phase, Reason, UsageRecord};
+use crate::event::{Kind as RecordKind, Phase, Reason, ShardEnd, UsageRecord};
 use crate::ids::hex;
 use crate::store::{Filter, Group, Kind, Period, Store, Sums, postgres};
 use crate::units::COLUMNS;
@@ -181,6 +181,22 @@ fn close(mut session: Live, records: &mut Vec<UsageRecord>, at: i64) {
     records.push(session.record(None, Phase::Close, at));
 }
 
+/// Two epochs of each node, of which the second says where the first ended.
+fn epochs(dice: &mut Dice, steps: u64, folds: impl Fn(usize) -> bool) -> Vec<Vec<UsageRecord>> {
+    let mut streams: Vec<_> = (0..4).map(|at| traffic(dice, steps, folds(at))).collect();
+    for at in [0, 2] {
+        let end = ShardEnd {
+            epoch: 1,
+            shard: 0,
+            next_seq: streams[at].len() as i64,
+            started_at: T0,
+            ended_at: streams[at].last().map_or(T0, |last| last.at),
+        };
+        streams[at + 1][0].ended.push(end);
+    }
+    streams
+}
+
 /// Consecutive records of one stream in a log.
 type Piece = (usize, u64, usize);
 
@@ -336,8 +352,16 @@ async fn check(store: &Store, streams: &[Vec<UsageRecord>], came: &[BTreeSet<u64
     let formula: [i64; COLUMNS] = std::array::from_fn(|c| sessions[c] - covered[c] + book.uncovered()[c]);
     assert_eq!(beyond, formula, "{what}: overhead is what sessions moved beyond their requests");
     let mut truth = Lost::default();
-    streams.iter().zip(came).enumerate().for_each(|(at, (stream, came))| truth.add(id(at), stream, came));
+    for (at, stream) in streams.iter().enumerate() {
+        truth.add(id(at), stream, &came[at], known_end(streams, came, at));
+    }
     truth.check(store, what).await;
+}
+
+/// Behind the last seq of a stream that anything that came says of: its own records, or what the node's next epoch begins with.
+fn known_end(streams: &[Vec<UsageRecord>], came: &[BTreeSet<u64>], at: usize) -> u64 {
+    let is_stated = streams.get(at + 1).is_some_and(|next| !next[0].ended.is_empty()) && came[at + 1].contains(&0);
+    if is_stated { streams[at].len() as u64 } else { came[at].last().map_or(0, |last| last + 1) }
 }
 
 /// What did not come, as the ledger should know it.
@@ -350,9 +374,9 @@ struct Lost {
 }
 
 impl Lost {
-    fn add(&mut self, id: StreamId, stream: &[UsageRecord], came: &BTreeSet<u64>) {
-        let Some(last) = came.last() else { return };
-        let mut missing = (0..*last).filter(|seq| !came.contains(seq)).peekable();
+    /// `end`: behind the last seq that the ledger can know of.
+    fn add(&mut self, id: StreamId, stream: &[UsageRecord], came: &BTreeSet<u64>, end: u64) {
+        let mut missing = (0..end).filter(|seq| !came.contains(seq)).peekable();
         while let Some(first) = missing.next() {
             let mut next = first + 1;
             while missing.next_if_eq(&next).is_some() {
@@ -432,7 +456,7 @@ async fn the_same_totals_whatever_happens_on_the_way() {
     let directory = tempfile::tempdir().unwrap();
     for seed in 0..seeds() {
         let mut dice = Dice(seed);
-        let streams: Vec<_> = (0..4).map(|at| traffic(&mut dice, 150, at == 3)).collect();
+        let streams = epochs(&mut dice, 150, |at| at == 3);
         let clean = log(&mut dice, &streams, &Faults { drop: 0, twice: 0, late: 0 });
         let bad = log(&mut dice, &streams, &Faults { drop: 5, twice: 10, late: 10 });
         for (name, store) in stores(&directory, &format!("{seed}")).await {
@@ -461,7 +485,7 @@ async fn two_ledgers_on_one_source_count_everything_once() {
     let directory = tempfile::tempdir().unwrap();
     for (name, store) in stores(&directory, "two").await {
         let mut dice = Dice(7);
-        let streams: Vec<_> = (0..4).map(|_| traffic(&mut dice, 150, false)).collect();
+        let streams = epochs(&mut dice, 150, |_| false);
         let log = log(&mut dice, &streams, &Faults { drop: 2, twice: 5, late: 5 });
         let (mut first, mut second) = (Dice(8), Dice(9));
         let other = store.clone();
@@ -624,7 +648,7 @@ async fn a_thousandth_lost_and_a_hundredth_twice() {
         let requests =
             came.iter().map(|seq| &stream[*seq as usize]).filter(|record| record.kind() == RecordKind::Request);
         requests.for_each(|record| add(&mut billed, deltas(record)));
-        lost.add(id(at), &stream, &came);
+        lost.add(id(at), &stream, &came, stream.len() as u64);
         records += came.len() as u64;
         duplicates += book.counts().1;
         store.commit(&book.batch().unwrap()).await.unwrap();
@@ -683,4 +707,61 @@ async fn two_ledgers_are_compared_down_to_the_record() {
     odd.sort_by_key(|(seq, _)| *seq);
     assert_eq!(odd, [(gone, super::Where::Here), (altered, super::Where::Differs)]);
     assert!(found.buckets.iter().map(|bucket| bucket.records - bucket.other_records).sum::<i64>() == 1, "{found:?}");
+}
+
+/// A book that took these pieces: stream, first seq, records.
+fn book_of(pieces: &[(StreamId, u64, Vec<UsageRecord>)]) -> Book {
+    let mut book = Book::open(Default::default(), options()).unwrap();
+    for (at, (stream, first_seq, records)) in (0..).zip(pieces) {
+        let spot = Spot { source: "log".into(), part: "0".into(), from: at, to: at + 1, at_us: 0 };
+        book.records(spot, stream.clone(), *first_seq, 0, records.clone()).unwrap();
+    }
+    book
+}
+
+#[test]
+fn an_epoch_of_which_nothing_came_is_a_gap_until_it_comes() {
+    let epoch = |epoch| StreamId { node: "n".into(), epoch, shard: 0 };
+    let node = |phase: Phase, at, ended: Vec<ShardEnd>| UsageRecord {
+        kind: RecordKind::Node.into(),
+        phase: phase.into(),
+        at,
+        ended,
+        ..UsageRecord::default()
+    };
+    let end =
+        |epoch, next_seq, started_at| ShardEnd { epoch, shard: 0, next_seq, started_at, ended_at: started_at + 9 };
+    let life = |at: i64, ended: Vec<ShardEnd>| {
+        vec![
+            node(Phase::Open, at, ended),
+            node(Phase::Checkpoint, at + 5, Vec::new()),
+            node(Phase::Close, at + 9, Vec::new()),
+        ]
+    };
+    let ends = vec![end(1, 3, 100), end(2, 3, 200)];
+    let (first, second, third) = (life(100, vec![]), life(200, vec![end(1, 3, 100)]), life(300, ends.clone()));
+    let gaps = |pieces: &[(StreamId, u64, Vec<UsageRecord>)]| {
+        let batch = book_of(pieces).batch().unwrap();
+        let until = super::nodes(&batch.streams, &batch.gaps)[0].complete_until_us;
+        let gaps = batch.gaps.into_iter();
+        let gaps = gaps.map(|gap| (gap.place.epoch, gap.first_seq, gap.next_seq, gap.cause, gap.from_us, gap.to_us));
+        (gaps.collect::<Vec<_>>(), until)
+    };
+    let missing = |cause: &str, epoch, first, from_us, to_us| (epoch, first, 3, cause.to_owned(), from_us, to_us);
+    // Nothing of the second, and the tail of the first.
+    let pieces = vec![(epoch(1), 0, first[..2].to_vec()), (epoch(3), 0, third.clone())];
+    let expected = vec![missing("missing", 1, 2, 105, 109), missing("missing", 2, 0, 200, 209)];
+    assert_eq!(gaps(&pieces), (expected, Some(105)));
+    // They come late, in any order.
+    let mut late = pieces.clone();
+    late.extend([(epoch(2), 0, second.clone()), (epoch(1), 2, first[2..].to_vec())]);
+    assert_eq!(gaps(&late), (vec![], None));
+    // A ledger that begins with the third epoch.
+    let expected = vec![missing("before_start", 1, 0, 100, 109), missing("before_start", 2, 0, 200, 209)];
+    assert_eq!(gaps(&[(epoch(3), 0, third)]), (expected, Some(100)));
+    // It was known that they are complete; nothing is said of the future, nor of what cannot be.
+    let nonsense =
+        vec![end(4, 7, 1), end(3, 900, 1), end(-1, 5, 1), end(1, -5, 1), ShardEnd { shard: 70_000, ..end(1, 5, 1) }];
+    let again = [ends, nonsense].concat();
+    assert_eq!(gaps(&[(epoch(1), 0, first), (epoch(2), 0, second), (epoch(3), 0, life(300, again))]), (vec![], None));
 }

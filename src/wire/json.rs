@@ -154,7 +154,7 @@ pub(super) fn read_record(members: &Map<String, Value>) -> Result<UsageRecord, S
         city: from.text("city")?,
         asn: from.number("asn")?,
         as_org: from.text("as_org")?,
-        labels: from.texts("labels")?,
+        labels: from.list("labels")?,
         geo_epoch: from.number("geo_epoch")?,
         accounts_version: from.number("accounts_version")?,
         started_at: from.number("started_at")?,
@@ -197,6 +197,7 @@ pub(super) fn read_record(members: &Map<String, Value>) -> Result<UsageRecord, S
         screening: Screening::from_str_name(&from.name("SCREENING", "screening")?).unwrap_or_default().into(),
         screening_rule: from.text("screening_rule")?,
         geo_snapshot: from.text("geo_snapshot")?,
+        ended: from.list("ended")?,
     })
 }
 
@@ -232,7 +233,7 @@ impl Members<'_> {
         self.str(name).map(str::to_owned)
     }
 
-    fn texts(&self, name: &str) -> Result<Vec<String>, String> {
+    fn list<T: for<'de> Deserialize<'de>>(&self, name: &str) -> Result<Vec<T>, String> {
         match self.0.get(name) {
             None => Ok(Vec::new()),
             Some(value) => serde_json::from_value(value.clone()).map_err(|_| wrong(name, value)),

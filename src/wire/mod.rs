@@ -60,9 +60,10 @@
 //! | a predecessor that was not seen | its gap, and [`Stream::unlinked`] until it comes (another that ends there is no proof: it may be a message sent again) | taken |
 //! | the predecessor of a broken link after all | [`Finding::Mended`] | taken |
 //! | no `previous_hash` although records come before | [`Finding::Restarted`] | taken |
+//! | a record of a later epoch that says where this one ended ([`Verifier::ended`]) | a gap up to there, until its records come | |
 //!
 //! Not proven: that a repeated record says the same as before (the first one counts), and that a stream's newest records are
-//! there: a tail that has not come is no gap yet. [`Stream::is_complete`] says whether the record with which the node closed
+//! there: a tail that has not come is no gap before a later epoch says where it ended. [`Stream::is_complete`] says whether the record with which the node closed
 //! the shard came, with everything before it. Without keys everything is only as true as the broker, and who can write to
 //! the topic can invent a stream.
 //!

@@ -228,9 +228,7 @@ impl Stream {
             self.next_seq = seqs.end;
         }
         self.state_lost(&(stated_from..seqs.start), findings);
-        while self.missing.len() > bounds.gaps_max {
-            findings.push(Finding::GivenUp(self.missing.remove(0).seqs));
-        }
+        self.give_up(bounds, findings);
         let mut at = seqs.start;
         for new in &fresh {
             if new.start > at {
@@ -244,6 +242,22 @@ impl Stream {
         fresh
     }
 
+    /// It is known to have ended before this seq: what of that is still to come is missing.
+    pub(super) fn ended(&mut self, next_seq: u64, cause: Cause, bounds: &Bounds) -> Vec<Finding> {
+        let mut findings = Vec::new();
+        if next_seq > self.next_seq {
+            self.open_gap(self.next_seq..next_seq, cause, &mut findings);
+            self.next_seq = next_seq;
+            self.give_up(bounds, &mut findings);
+        }
+        findings
+    }
+
+    /// Whether nothing of it ever came.
+    pub(super) fn is_unheard(&self) -> bool {
+        self.missing.iter().map(|missing| missing.seqs.end - missing.seqs.start).sum::<u64>() == self.next_seq
+    }
+
     /// Forgets what a complete stream does not need.
     pub(super) fn shrink(&mut self) {
         while self.boundaries.len() > BOUNDARIES_OF_COMPLETE {
@@ -252,6 +266,13 @@ impl Stream {
         }
         self.boundaries.shrink_to_fit();
         self.missing.shrink_to_fit();
+    }
+
+    /// More gaps than may be kept: the lowest go.
+    fn give_up(&mut self, bounds: &Bounds, findings: &mut Vec<Finding>) {
+        while self.missing.len() > bounds.gaps_max {
+            findings.push(Finding::GivenUp(self.missing.remove(0).seqs));
+        }
     }
 
     fn open_gap(&mut self, seqs: Range<u64>, cause: Cause, findings: &mut Vec<Finding>) {

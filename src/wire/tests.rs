@@ -7,7 +7,7 @@ use prost::Message as _;
 
 use super::*;
 use crate::event::v1::UsageBatch;
-use crate::event::{AddressForm, CSV_HEADER, End, Kind, Phase, Reason, Screening, UsageRecord};
+use crate::event::{AddressForm, CSV_HEADER, End, Kind, Phase, Reason, Screening, ShardEnd, UsageRecord};
 
 pub(super) const SECRET: &[u8] = b"a secret of 32 bytes for tests..";
 /// Made for these tests by `openssl genpkey -algorithm ed25519`; it signs nothing else.
@@ -217,6 +217,7 @@ fn json_reads_back_every_field() {
         screening: Screening::Match.into(),
         screening_rule: "crimea@2".to_owned(),
         geo_snapshot: "5a3c".to_owned(),
+        ended: vec![ShardEnd { epoch: 6, shard: 2, next_seq: 9, started_at: 3, ended_at: 7 }],
         ..full_record()
     };
     let names = CSV_HEADER.trim_end_matches(',').split(',').count();

@@ -6,9 +6,9 @@ use serde::{Deserialize, Serialize};
 
 use super::read::{self, Content, Reject};
 use super::signature::{Keys, VerifyingKey};
-use super::stream::{Finding, Missing, Outcome, Stream};
+use super::stream::{Cause, Finding, Missing, Outcome, Stream};
 use super::{Hash, NODE_HEADER, SCHEMA_HEADER, SEQ_HEADER, SIGNATURE_HEADER, StreamId};
-use crate::event::{Kind, Phase, Position, UsageRecord};
+use crate::event::{Kind, Phase, Position, ShardEnd, UsageRecord};
 
 /// A message as it was read.
 #[derive(Clone, Copy, Debug)]
@@ -163,6 +163,25 @@ impl Verifier {
         Ok(self.apply(content, Hash([0; 32]), &mut Vec::new()))
     }
 
+    /// A record of `by` says where an earlier shard of its node ended: what of that did not come is missing, until it does. An epoch
+    /// of which nothing came is only known by this; if nothing of an earlier one came either, it was before the reader's start.
+    /// None where that is nothing new, is nonsense, or is one stream too many.
+    pub fn ended(&mut self, by: &StreamId, end: &ShardEnd) -> Option<(StreamId, Vec<Finding>)> {
+        let epoch = u32::try_from(end.epoch).ok().filter(|epoch| *epoch < by.epoch)?;
+        let stream = StreamId { node: by.node.clone(), epoch, shard: u16::try_from(end.shard).ok()? };
+        let next_seq = u64::try_from(end.next_seq).ok()?;
+        if self.stream(&stream).map_or(0, Stream::next_seq) >= next_seq || self.has_room_for(&stream).is_err() {
+            return None;
+        }
+        let first = StreamId { epoch: 0, shard: 0, ..stream.clone() };
+        let last = StreamId { shard: u16::MAX, ..stream.clone() };
+        let was_heard = self.state.streams.range(first..=last).any(|(_, known)| !known.is_unheard());
+        let cause = if was_heard { Cause::Missing } else { Cause::BeforeStart };
+        let findings = self.state.streams.entry(stream.clone()).or_default().ended(next_seq, cause, &self.bounds);
+        self.count(&findings);
+        Some((stream, findings))
+    }
+
     fn checked(&mut self, message: Incoming<'_>) -> Result<Taken, Reject> {
         let schema = read::schema(message.header(SCHEMA_HEADER))?;
         let hash = Hash::of(message.payload);
@@ -178,6 +197,18 @@ impl Verifier {
         }
         let mut findings = differing_headers(&message, &content);
         Ok(self.apply(content, hash, &mut findings))
+    }
+
+    fn count(&mut self, findings: &[Finding]) {
+        let totals = &mut self.state.totals;
+        for finding in findings {
+            match finding {
+                Finding::GivenUp(seqs) => totals.given_up += seqs.end - seqs.start,
+                Finding::Broken { .. } => totals.links_broken += 1,
+                Finding::Mended { .. } => totals.links_broken = totals.links_broken.saturating_sub(1),
+                _ => {}
+            }
+        }
     }
 
     fn has_room_for(&self, stream: &StreamId) -> Result<(), Reject> {
@@ -219,17 +250,10 @@ impl Verifier {
             records.push((seq, record));
         }
         totals.records += records.len() as u64;
-        for finding in &*findings {
-            match finding {
-                Finding::GivenUp(seqs) => totals.given_up += seqs.end - seqs.start,
-                Finding::Broken { .. } => totals.links_broken += 1,
-                Finding::Mended { .. } => totals.links_broken = totals.links_broken.saturating_sub(1),
-                _ => {}
-            }
-        }
         if stream.is_complete() {
             stream.shrink();
         }
+        self.count(findings);
         Taken { stream: content.stream, records, findings: std::mem::take(findings) }
     }
 }

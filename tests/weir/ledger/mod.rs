@@ -1,6 +1,7 @@
 //! The ledger as it is run: real traffic through the real sidecar, every way that records can come, and a ledger that is killed all along.
 
 mod corrections;
+mod ends;
 mod flow;
 mod kafka;
 mod portal;
