@@ -13,7 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail};
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
@@ -27,13 +27,18 @@ use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
-use crate::store::{Period, Store};
+use crate::store::{Old, Period, Store};
 use crate::wire::VerifyingKey;
 
 /// Between two attempts after a failure.
 const RETRY: Duration = Duration::from_secs(1);
 /// How often what is old is forgotten.
 const FORGET: Duration = Duration::from_secs(3600);
+/// How often small blocks are looked for, and the pause between two steps of joining them: batches go first.
+const LOOK_FOR_SMALL: Duration = Duration::from_secs(60);
+const BETWEEN_MERGES: Duration = Duration::from_millis(50);
+/// So long after its end an hour's blocks are joined: most that comes late has come by then.
+const SETTLED_US: i64 = 600_000_000;
 /// Between two lines that say how far it is.
 const REPORT: Duration = Duration::from_secs(60);
 
@@ -175,8 +180,8 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
         runtime.spawn(alerts.run());
     }
     let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone(), prometheus))? };
-    runtime.spawn(forget(setting.ledger.clone(), setting.portal.access_keep_days));
-    let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
+    runtime.spawn(tidy(setting.ledger.clone(), setting.portal.access_keep_days));
+    let (mut records, mut duplicates, mut reported) = (0, 0, Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let progress = match consumer.step() {
             Ok(progress) => progress,
@@ -197,7 +202,7 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
         duplicates += progress.duplicates;
         if reported.elapsed() >= REPORT {
             info!(records, duplicates, "since the start");
-            reported = std::time::Instant::now();
+            reported = Instant::now();
         }
         if args.once && progress.is_idle && progress.records == 0 {
             break;
@@ -219,25 +224,41 @@ fn alerts_of(setting: &Setting, runtime: &tokio::runtime::Runtime) -> anyhow::Re
     Ok(alerts::Alerts::new(store, setting.alerts.clone(), setting.budgets.clone(), setting.meters.clone()))
 }
 
-/// Every hour: what is older than it is to be kept.
-async fn forget(ledger: Ledger, access_keep_days: u32) {
+/// Every hour: what is older than it is to be kept goes. Every minute: small blocks of hours that are over are joined, some at a time.
+async fn tidy(ledger: Ledger, access_keep_days: u32) {
+    let mut forgotten: Option<Instant> = None;
     loop {
-        match forget_now(&ledger, access_keep_days).await {
-            Ok(()) => {}
-            Err(error) => error!(%error, "old records and accesses are still there: tried again in an hour"),
+        let mut wait = LOOK_FOR_SMALL;
+        let done = async {
+            let store = Store::open(&ledger.database).await?;
+            let now_us = Clock::anchored().now_us();
+            if forgotten.is_none_or(|at| at.elapsed() >= FORGET) {
+                forgotten = Some(Instant::now());
+                store.forget(&old(&ledger, access_keep_days, now_us)).await?;
+            }
+            while store.merge_blocks(now_us - SETTLED_US).await? {
+                tokio::time::sleep(BETWEEN_MERGES).await;
+            }
+            Ok::<(), crate::store::Error>(())
+        };
+        if let Err(error) = done.await {
+            error!(%error, "what is old is still there, and what is small still small: tried again in an hour");
+            wait = FORGET;
         }
-        tokio::time::sleep(FORGET).await;
+        tokio::time::sleep(wait).await;
     }
 }
 
-async fn forget_now(ledger: &Ledger, access_keep_days: u32) -> Result<(), crate::store::Error> {
-    let store = Store::open(&ledger.database).await?;
-    let now_us = Clock::anchored().now_us();
-    store.forget_blocks(now_us - i64::from(ledger.details_keep_days) * DAY_US).await?;
-    if access_keep_days > 0 {
-        store.forget_accesses(now_us - i64::from(access_keep_days) * DAY_US).await?;
+fn old(ledger: &Ledger, access_keep_days: u32, now_us: i64) -> Old {
+    let before = |days: u32| now_us - i64::from(days) * DAY_US;
+    let unless_for_ever = |days: u32| (days > 0).then(|| before(days));
+    Old {
+        // 0 days: none are kept.
+        details_us: Some(before(ledger.details_keep_days)),
+        accesses_us: unless_for_ever(access_keep_days),
+        hours_us: unless_for_ever(ledger.hours_keep_days),
+        quarantine_us: unless_for_ever(ledger.quarantine_keep_days),
     }
-    Ok(())
 }
 
 fn portal_of(setting: &Setting, vitals: Arc<Vitals>, prometheus: PrometheusHandle) -> portal::Setting {

@@ -32,6 +32,8 @@ pub(super) fn ledger(section: &mut Section<'_>, raw: Option<&RawLedger>, state_d
         batch_interval,
         hosts_max: section.size("hosts_max", &raw.hosts_max, 1000, 0..=1_000_000),
         details_keep_days: section.count("details_keep_days", &raw.details_keep_days, 90, 0..=36_500),
+        hours_keep_days: section.count("hours_keep_days", &raw.hours_keep_days, 0, 0..=36_500),
+        quarantine_keep_days: section.count("quarantine_keep_days", &raw.quarantine_keep_days, 0, 0..=36_500),
         verify_keys: verify_keys(section, raw),
     }
 }

@@ -24,6 +24,10 @@ pub struct Ledger {
     pub hosts_max: usize,
     /// So long single sessions and requests can be looked up; 0 keeps none of them.
     pub details_keep_days: u32,
+    /// So long after its end a sealed month is kept by the hour; 0: for ever.
+    pub hours_keep_days: u32,
+    /// So long it is kept, once its month is sealed, what could not be read; 0: for ever.
+    pub quarantine_keep_days: u32,
     /// Each message must be signed with one of these; none: no signature is asked for.
     pub verify_keys: Vec<VerifyingKeyFile>,
 }

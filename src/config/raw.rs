@@ -105,6 +105,8 @@ pub(super) struct RawLedger {
     pub(super) batch_interval_ms: Number,
     pub(super) hosts_max: Number,
     pub(super) details_keep_days: Number,
+    pub(super) hours_keep_days: Number,
+    pub(super) quarantine_keep_days: Number,
     #[serde(default)]
     pub(super) verify_keys: Vec<Spanned<RawVerifyingKey>>,
 }

@@ -2,6 +2,7 @@
 
 use sqlx::any::AnyRow;
 
+use super::partitions::Table;
 use super::query::{number, text};
 use super::{Error, Store, failed};
 
@@ -29,6 +30,7 @@ pub struct Access {
 impl Store {
     /// Notes them, all or none.
     pub async fn note_accesses(&self, accesses: &[Access]) -> Result<(), Error> {
+        self.make_partitions(Table::Access, accesses.iter().map(|access| access.at_us)).await?;
         let mut to = self.begin().await?;
         for access in accesses {
             sqlx::query(
@@ -60,13 +62,6 @@ impl Store {
             .await
             .map_err(failed("read who looked"))?;
         rows.iter().map(access).collect()
-    }
-
-    /// Forgets those before a time.
-    pub async fn forget_accesses(&self, before_us: i64) -> Result<(), Error> {
-        let sql = "DELETE FROM access WHERE at < $1";
-        sqlx::query(sql).bind(before_us).execute(&self.pool).await.map_err(failed("forget who looked"))?;
-        Ok(())
     }
 }
 

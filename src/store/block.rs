@@ -6,7 +6,8 @@
 //! ```
 //!
 //! Sorted by account, because an account is what is asked for: a search of one reads few blocks of others. Nothing here is billed by.
-//! A record that comes again is dropped before it gets here, so each lies in one block. Blocks go when they are `details_keep_days` old.
+//! A record that comes again is dropped before it gets here, so each lies in one block. Small ones are joined when their hour is over
+//! (`merge.rs`); all go when they are `details_keep_days` old.
 
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ use crate::event::{Kind, UNATTRIBUTED, UsageRecord};
 
 /// Records of one block.
 const RECORDS_MAX: usize = 2_000;
+/// A block of fewer is joined with others once its hour is over (`merge.rs`); the index `blocks_small` says the same.
+pub(super) const SMALL: usize = RECORDS_MAX / 2;
 /// As fast as reading the records was; more would save little.
 const ZSTD_LEVEL: i32 = 1;
 /// No block of ours is larger, unpacked.
@@ -76,6 +79,13 @@ impl Details {
         run.first_at_us = run.first_at_us.min(record.at);
         run.last_at_us = run.last_at_us.max(record.at);
         self.records += 1;
+    }
+
+    /// Whose records there are, and the time of the latest of each, µs.
+    pub(super) fn accounts(&self) -> impl Iterator<Item = (&str, i64)> {
+        self.runs
+            .iter()
+            .filter_map(|((_, account), runs)| Some((account.as_str(), runs.iter().map(|run| run.last_at_us).max()?)))
     }
 
     /// Packed. An error where packing fails, which memory alone can bring about.

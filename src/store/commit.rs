@@ -3,6 +3,7 @@
 use sqlx::{Any, AssertSqlSafe, Transaction};
 
 use super::batch::Batch;
+use super::partitions::Table;
 use super::rows::{Gap, ItemRow, Move, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow, Usage};
 use super::{Error, Store, failed};
 
@@ -21,6 +22,18 @@ const SQLITE: Dialect = Dialect { rows: &[64, 8, 1], numbered: false };
 impl Store {
     /// Writes all of it, or nothing. [`Error::Fenced`]: it was made from what is no longer so.
     pub async fn commit(&self, batch: &Batch) -> Result<(), Error> {
+        let done = self.write(batch).await;
+        if done.is_err() {
+            self.forget_partitions();
+        }
+        done
+    }
+
+    async fn write(&self, batch: &Batch) -> Result<(), Error> {
+        let (blocks, accounts) = (batch.details.iter(), batch.details.iter().flat_map(|block| &block.accounts));
+        self.make_partitions(Table::Usage, batch.usage.iter().map(|usage| usage.hour_us)).await?;
+        self.make_partitions(Table::Blocks, blocks.map(|block| block.last_at_us)).await?;
+        self.make_partitions(Table::BlockAccounts, accounts.map(|(.., last_at_us)| *last_at_us)).await?;
         let mut to = self.begin().await?;
         let dialect = self.dialect();
         // Each step may be the last that a dying process makes: without the commit at the end none of them happened.

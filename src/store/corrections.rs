@@ -1,6 +1,7 @@
 //! Corrections by hand: rows that are added, each with who, when and why, in one transaction that no seal comes between.
 
 use super::commit;
+use super::partitions::Table;
 use super::query::{self, number, text};
 use super::rows::{Filter, Group, Period, Series, Sums, Usage};
 use super::{Error, Store, failed};
@@ -79,6 +80,7 @@ impl Store {
         series.sort_unstable();
         series.dedup();
         commit::series(&mut to, &series, self.dialect()).await?;
+        self.make_partitions_in(&mut to, Table::Usage, added.iter().map(|(_, _, hour_us, _)| *hour_us)).await?;
         let mut usage: Vec<Usage> =
             added.iter().map(|(id, _, hour_us, sums)| Usage { series: *id, hour_us: *hour_us, sums: *sums }).collect();
         usage.sort_unstable_by_key(|usage| (usage.series, usage.hour_us));

@@ -5,11 +5,13 @@
 //!
 //! Blocks are read by their latest record, newest first. A record may be given out once nothing that is unread can be newer; where a
 //! bound is reached first, the cursor says up to when everything was looked at.
+//!
+//! A page is read in one snapshot: blocks that are joined meanwhile (`merge.rs`) hide nothing and show nothing twice.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
-use sqlx::Row;
+use sqlx::{AnyConnection, Row};
 
 use super::block::{Block, unpack};
 use super::query::{number, text};
@@ -20,8 +22,6 @@ use crate::ids::hex;
 
 /// Blocks read for one page: some hundred thousand records.
 const BLOCKS_MAX: usize = 128;
-/// Rows of one INSERT would help little: there are a few to a batch.
-const FORGET_ROWS: i64 = 500;
 
 /// Where a search goes on: behind this time and, within it, this key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -119,8 +119,9 @@ impl Store {
         let mut records: Vec<UsageRecord> = Vec::new();
         let mut blocks_read = 0;
         let mut passed: Option<(i64, String)> = None;
+        let mut from = self.snapshot().await?;
         loop {
-            let candidates = self.candidates(search, below_us, passed.as_ref()).await?;
+            let candidates = candidates(&mut from, search, below_us, passed.as_ref()).await?;
             let is_last = candidates.len() < BLOCKS_MAX;
             for Candidate { last_at_us, block } in candidates {
                 // Whatever is unread is not newer than this.
@@ -131,7 +132,7 @@ impl Store {
                 if is_full || blocks_read >= BLOCKS_MAX && is_progress {
                     return Ok(page(found, records, search.rows_max, Some(unread_us)));
                 }
-                let unpacked = self.block(&block).await?;
+                let unpacked = read_block(&mut from, &block, last_at_us).await?;
                 blocks_read += 1;
                 let is_wanted = |record: &UsageRecord| {
                     record.kind() == search.kind
@@ -141,7 +142,7 @@ impl Store {
                         && matches(record)
                 };
                 let wanted: Vec<UsageRecord> = unpacked.into_iter().filter(is_wanted).collect();
-                for record in self.current(wanted).await? {
+                for record in current(&mut from, wanted).await? {
                     found.push(Reverse((Place::of(&record), records.len())));
                     records.push(record);
                     // One more than asked for says whether there is more.
@@ -159,77 +160,14 @@ impl Store {
         }
     }
 
-    /// Blocks that may hold something, by their latest record.
-    async fn candidates(
-        &self,
-        search: &Search,
-        below_us: i64,
-        passed: Option<&(i64, String)>,
-    ) -> Result<Vec<Candidate>, Error> {
-        let (id, table, of) = match search.account {
-            Some(_) => ("block", "block_accounts", " AND account = $6"),
-            None => ("id", "blocks", ""),
-        };
-        let sql = format!(
-            "SELECT {id} AS block, last_at FROM {table} WHERE last_at >= $1 AND last_at < $2 AND first_at <= $3 \
-             AND (last_at < $4 OR (last_at = $4 AND {id} < $5)){of} ORDER BY last_at DESC, {id} DESC LIMIT {BLOCKS_MAX}"
-        );
-        let (passed_us, passed_block) = passed.map_or((i64::MAX, ""), |(at_us, block)| (*at_us, block.as_str()));
-        let mut query = sqlx::query(sqlx::AssertSqlSafe(sql))
-            .bind(search.from_us)
-            .bind(below_us)
-            .bind(search.before.at_us)
-            .bind(passed_us)
-            .bind(passed_block.to_owned());
-        if let Some(account) = &search.account {
-            query = query.bind(account.clone());
-        }
-        let rows = query.fetch_all(&self.pool).await.map_err(failed("look for blocks"))?;
-        rows.iter()
-            .map(|row| Ok(Candidate { last_at_us: number(row, "last_at")?, block: text(row, "block")? }))
-            .collect()
-    }
-
-    async fn block(&self, id: &str) -> Result<Vec<UsageRecord>, Error> {
-        let sql = "SELECT bytes FROM blocks WHERE id = $1";
-        let rows = self.rows_of("read a block", sql, id).await?;
-        // It may have grown too old since it was listed.
-        let Some(row) = rows.first() else { return Ok(Vec::new()) };
-        let bytes: Vec<u8> = row.try_get("bytes").map_err(failed("read a block"))?;
-        unpack(&bytes).map_err(|reason| Error::Damaged(format!("block {id}: {reason}")))
-    }
-
-    /// Of these, closes, and the latest records of what is open.
-    async fn current(&self, mut records: Vec<UsageRecord>) -> Result<Vec<UsageRecord>, Error> {
-        let mut kept = Vec::with_capacity(records.len());
-        for record in records.drain(..) {
-            if record.phase() == Phase::Close || self.is_current(&record).await? {
-                kept.push(record);
-            }
-        }
-        Ok(kept)
-    }
-
-    async fn is_current(&self, record: &UsageRecord) -> Result<bool, Error> {
-        #[derive(serde::Deserialize)]
-        struct Open {
-            last_at_us: Option<i64>,
-            is_closed: bool,
-        }
-        let id = if record.kind() == Kind::Session { &record.session_id } else { &record.request_id };
-        let rows = self.rows_of("read an item", "SELECT state FROM items WHERE id = $1", &hex(id)).await?;
-        let Some(row) = rows.first() else { return Ok(false) };
-        let state: Open = serde_json::from_str(&text(row, "state")?)
-            .map_err(|error| Error::Damaged(format!("item {}: {error}", hex(id))))?;
-        Ok(!state.is_closed && state.last_at_us == Some(record.at))
-    }
-
     /// Every record of every block, in no order.
     #[cfg(test)]
     pub(crate) async fn all_details(&self) -> Vec<UsageRecord> {
         let mut records = Vec::new();
-        for row in self.rows("list blocks", "SELECT id FROM blocks").await.unwrap() {
-            records.extend(self.block(&text(&row, "id").unwrap()).await.unwrap());
+        let mut from = self.snapshot().await.unwrap();
+        for row in self.rows("list blocks", "SELECT id, last_at FROM blocks").await.unwrap() {
+            let (id, last_at_us) = (text(&row, "id").unwrap(), number(&row, "last_at").unwrap());
+            records.extend(read_block(&mut from, &id, last_at_us).await.unwrap());
         }
         records
     }
@@ -240,22 +178,69 @@ impl Store {
         let rows = self.rows("measure blocks", sql).await?;
         rows.first().map_or(Ok((0, 0)), |row| Ok((number(row, "blocks")?, number(row, "octets")?)))
     }
+}
 
-    /// Forgets blocks whose records are all older than this; some at a time, so that no batch waits for long.
-    pub async fn forget_blocks(&self, before_us: i64) -> Result<(), Error> {
-        for (table, id) in [("block_accounts", "block"), ("blocks", "id")] {
-            loop {
-                let sql = format!(
-                    "DELETE FROM {table} WHERE {id} IN (SELECT {id} FROM {table} WHERE last_at < $1 LIMIT {FORGET_ROWS})"
-                );
-                let done = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(before_us).execute(&self.pool).await;
-                if done.map_err(failed("forget old records"))?.rows_affected() == 0 {
-                    break;
-                }
-            }
-        }
-        Ok(())
+/// Blocks that may hold something, by their latest record.
+async fn candidates(
+    from: &mut AnyConnection,
+    search: &Search,
+    below_us: i64,
+    passed: Option<&(i64, String)>,
+) -> Result<Vec<Candidate>, Error> {
+    let (id, table, of) = match search.account {
+        Some(_) => ("block", "block_accounts", " AND account = $6"),
+        None => ("id", "blocks", ""),
+    };
+    let sql = format!(
+        "SELECT {id} AS block, last_at FROM {table} WHERE last_at >= $1 AND last_at < $2 AND first_at <= $3 \
+         AND (last_at < $4 OR (last_at = $4 AND {id} < $5)){of} ORDER BY last_at DESC, {id} DESC LIMIT {BLOCKS_MAX}"
+    );
+    let (passed_us, passed_block) = passed.map_or((i64::MAX, ""), |(at_us, block)| (*at_us, block.as_str()));
+    let mut query = sqlx::query(sqlx::AssertSqlSafe(sql))
+        .bind(search.from_us)
+        .bind(below_us)
+        .bind(search.before.at_us)
+        .bind(passed_us)
+        .bind(passed_block.to_owned());
+    if let Some(account) = &search.account {
+        query = query.bind(account.clone());
     }
+    let rows = query.fetch_all(from).await.map_err(failed("look for blocks"))?;
+    rows.iter().map(|row| Ok(Candidate { last_at_us: number(row, "last_at")?, block: text(row, "block")? })).collect()
+}
+
+/// The records of a block, of which one, perhaps not the latest, is of this time: all lie in that hour.
+pub(super) async fn read_block(from: &mut AnyConnection, id: &str, at_us: i64) -> Result<Vec<UsageRecord>, Error> {
+    let sql = "SELECT bytes FROM blocks WHERE id = $1 AND last_at >= $2 AND last_at < $3";
+    let row = sqlx::query(sql).bind(id.to_owned()).bind(at_us).bind(hour_of(at_us) + HOUR_US).fetch_one(from).await;
+    let row = row.map_err(failed("read a block"))?;
+    let bytes: Vec<u8> = row.try_get("bytes").map_err(failed("read a block"))?;
+    unpack(&bytes).map_err(|reason| Error::Damaged(format!("block {id}: {reason}")))
+}
+
+/// Of these, closes, and the latest records of what is open.
+async fn current(from: &mut AnyConnection, mut records: Vec<UsageRecord>) -> Result<Vec<UsageRecord>, Error> {
+    let mut kept = Vec::with_capacity(records.len());
+    for record in records.drain(..) {
+        if record.phase() == Phase::Close || is_current(from, &record).await? {
+            kept.push(record);
+        }
+    }
+    Ok(kept)
+}
+
+async fn is_current(from: &mut AnyConnection, record: &UsageRecord) -> Result<bool, Error> {
+    #[derive(serde::Deserialize)]
+    struct Open {
+        last_at_us: Option<i64>,
+        is_closed: bool,
+    }
+    let id = if record.kind() == Kind::Session { &record.session_id } else { &record.request_id };
+    let row = sqlx::query("SELECT state FROM items WHERE id = $1").bind(hex(id)).fetch_optional(from).await;
+    let Some(row) = row.map_err(failed("read an item"))? else { return Ok(false) };
+    let state: Open = serde_json::from_str(&text(&row, "state")?)
+        .map_err(|error| Error::Damaged(format!("item {}: {error}", hex(id))))?;
+    Ok(!state.is_closed && state.last_at_us == Some(record.at))
 }
 
 fn account_of(record: &UsageRecord) -> &str {

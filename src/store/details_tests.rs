@@ -2,14 +2,14 @@
 
 use bytes::Bytes;
 
-use super::{Batch, Details, ItemRow, Place, Search, Store, StreamPlace, postgres};
+use super::{Batch, Details, ItemRow, Old, Place, Search, Store, StreamPlace, postgres};
 use crate::clock::{DAY_US, HOUR_US};
 use crate::event::{End, Kind, Phase, UsageRecord};
 use crate::ids::hex;
 
 const BEGIN_US: i64 = 1_795_370_400_000_000;
 
-async fn stores(directory: &tempfile::TempDir) -> Vec<Store> {
+pub(super) async fn stores(directory: &tempfile::TempDir) -> Vec<Store> {
     let mut stores = vec![Store::open(&directory.path().join("l.db").display().to_string()).await.unwrap()];
     if let Some(database) = postgres::database() {
         stores.push(Store::open(&database).await.unwrap());
@@ -17,7 +17,7 @@ async fn stores(directory: &tempfile::TempDir) -> Vec<Store> {
     stores
 }
 
-fn record(seq: i64, account: &str, kind: Kind, phase: Phase, at_us: i64) -> UsageRecord {
+pub(super) fn record(seq: i64, account: &str, kind: Kind, phase: Phase, at_us: i64) -> UsageRecord {
     let mut id = [0; 16];
     id[..8].copy_from_slice(&seq.to_be_bytes());
     let id = Bytes::copy_from_slice(&id);
@@ -38,14 +38,18 @@ fn record(seq: i64, account: &str, kind: Kind, phase: Phase, at_us: i64) -> Usag
 }
 
 /// Commits them as one batch.
-async fn commit(store: &Store, records: &[UsageRecord]) {
+pub(super) async fn commit(store: &Store, records: &[UsageRecord]) {
     let mut details = Details::default();
     records.iter().for_each(|record| details.add(record));
     store.commit(&Batch { details: details.blocks().unwrap(), ..Batch::default() }).await.unwrap();
 }
 
 /// All pages.
-async fn pages(store: &Store, mut search: Search, matches: impl Fn(&UsageRecord) -> bool + Copy) -> Vec<i64> {
+pub(super) async fn pages(
+    store: &Store,
+    mut search: Search,
+    matches: impl Fn(&UsageRecord) -> bool + Copy,
+) -> Vec<i64> {
     let mut seqs = Vec::new();
     for _ in 0..10_000 {
         let page = store.search(&search, matches).await.unwrap();
@@ -58,7 +62,7 @@ async fn pages(store: &Store, mut search: Search, matches: impl Fn(&UsageRecord)
     panic!("the search does not end");
 }
 
-fn search(account: Option<&str>, kind: Kind, from_us: i64, to_us: i64, rows_max: usize) -> Search {
+pub(super) fn search(account: Option<&str>, kind: Kind, from_us: i64, to_us: i64, rows_max: usize) -> Search {
     Search { account: account.map(str::to_owned), kind, from_us, before: Place::before(to_us), rows_max }
 }
 
@@ -116,7 +120,7 @@ async fn a_search_finds_what_a_plain_list_has_newest_first() {
         assert_eq!(pages(&store, search(None, Kind::Request, 0, i64::MAX, 10), rare).await, [3]);
         let (before, octets) = store.blocks().await.unwrap();
         assert!(before > 300 && octets > 0);
-        store.forget_blocks(BEGIN_US - 3 * HOUR_US).await.unwrap();
+        store.forget(&Old { details_us: Some(BEGIN_US - 3 * HOUR_US), ..Old::default() }).await.unwrap();
         assert!(store.blocks().await.unwrap().0 < before);
         let left = pages(&store, search(None, Kind::Request, 0, i64::MAX, 1000), |_| true).await;
         let expected = all.iter().filter(|record| record.kind() == Kind::Request && record.at > BEGIN_US - DAY_US);

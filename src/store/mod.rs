@@ -6,11 +6,11 @@
 //! | `streams` | what came of one (node, epoch, shard): the verifier's state and a revision | every batch: compare and set |
 //! | `gaps` | a range of seqs that did not come | the batch that shows or fills it |
 //! | `items` | a session or request that is open, or incomplete | the batch that brings a record of it |
-//! | `series`, `usage` | what usage is told apart by; its sums in one hour | added to, never overwritten |
-//! | `quarantine` | bytes that cannot be read, and why | added to |
+//! | `series`, `usage` | what usage is told apart by; its sums in one hour | added to, never overwritten; retention joins hours |
+//! | `quarantine` | bytes that cannot be read, and why | added to; retention |
 //! | `corrections` | who changed what by hand, and why; its usage is series that name it | added to |
 //! | `alerts` | a threshold of a budget that was passed in a period, and whether its webhook knows | compare and set |
-//! | `blocks`, `block_accounts` | records as they came, packed, and whose; see `block.rs` | the batch that brings them; retention |
+//! | `blocks`, `block_accounts` | records as they came, packed, and whose; see `block.rs` | the batch that brings them; `merge.rs`; retention |
 //! | `access` | who looked at what | added to; retention |
 //! | `periods`, `sealed_usage` | a sealed month, and what it came to | written once |
 //!
@@ -24,7 +24,7 @@
 //! **SQLite** runs with `synchronous = FULL` and a write-ahead log: a commit survives a power cut. **PostgreSQL** as it is configured;
 //! `synchronous_commit = off` would break the promise and is set back for each connection. **When the disk is full** or the server is
 //! away, a commit fails, nothing changes, and the batch comes again. Nothing is deleted but items that are
-//! complete, gaps that were filled, and blocks and accesses that are older than they are to be kept.
+//! complete, gaps that were filled, and what is older than it is to be kept (`retention.rs`).
 //!
 //! Text from outside is cut to 255 characters and freed of NUL, which PostgreSQL does not take, before it gets here.
 
@@ -35,14 +35,19 @@ mod block;
 mod commit;
 mod corrections;
 mod details;
+mod merge;
+mod partitions;
 mod proof;
 mod query;
+mod retention;
 mod rows;
 mod seal;
 mod slice;
 
 #[cfg(test)]
 mod details_tests;
+#[cfg(test)]
+mod retention_tests;
 
 #[cfg(test)]
 #[path = "../../tests/weir/rig/postgres.rs"]
@@ -59,6 +64,7 @@ pub use batch::Batch;
 pub use block::{Block, Details};
 pub use corrections::{Corrected, Correction, Seen};
 pub use details::{Page, Place, Search};
+pub use retention::Old;
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
     Sums, Usage,
@@ -66,11 +72,21 @@ pub use rows::{
 pub use seal::{Amounts, Seal};
 pub use slice::{Dimension, Slice};
 
+/// A step of the schema: first what is PostgreSQL's alone, then what both get.
+struct Migration {
+    postgres: &'static str,
+    both: &'static str,
+}
+
 /// The schema, step by step; each is applied once.
-const MIGRATIONS: &[&str] = &[
-    include_str!("migrations/0001_ledger.sql"),
-    include_str!("migrations/0002_portal.sql"),
-    include_str!("migrations/0003_corrections.sql"),
+const MIGRATIONS: &[Migration] = &[
+    Migration { postgres: "", both: include_str!("migrations/0001_ledger.sql") },
+    Migration { postgres: "", both: include_str!("migrations/0002_portal.sql") },
+    Migration { postgres: "", both: include_str!("migrations/0003_corrections.sql") },
+    Migration {
+        postgres: include_str!("migrations/0004_partitions.postgres.sql"),
+        both: include_str!("migrations/0004_small_blocks.sql"),
+    },
 ];
 
 /// What the store cannot do.
@@ -122,6 +138,7 @@ fn failed(operation: &'static str) -> impl FnOnce(sqlx::Error) -> Error {
 pub struct Store {
     pool: AnyPool,
     is_sqlite: bool,
+    partitions: partitions::Known,
     #[cfg(test)]
     pub(crate) stop_after: std::sync::Arc<std::sync::atomic::AtomicI64>,
 }
@@ -130,14 +147,14 @@ impl Store {
     /// Opens `postgres://…`, or the SQLite file of this path, and brings its schema up to date.
     pub async fn open(database: &str) -> Result<Self, Error> {
         let store = Self::connect(database, true).await?;
-        store.migrate().await?;
+        store.migrate(MIGRATIONS.len()).await?;
         Ok(store)
     }
 
     /// Opens what is there, for reading: an error where there is no database yet.
     pub async fn open_existing(database: &str) -> Result<Self, Error> {
         let store = Self::connect(database, false).await?;
-        store.migrate().await?;
+        store.migrate(MIGRATIONS.len()).await?;
         Ok(store)
     }
 
@@ -168,6 +185,7 @@ impl Store {
         Ok(Self {
             pool,
             is_sqlite,
+            partitions: partitions::Known::default(),
             #[cfg(test)]
             stop_after: std::sync::Arc::new(i64::MAX.into()),
         })
@@ -179,7 +197,14 @@ impl Store {
         self.pool.begin_with(statement).await.map_err(failed("begin a transaction"))
     }
 
-    async fn migrate(&self) -> Result<(), Error> {
+    /// For reading: everything is as it is at one moment.
+    async fn snapshot(&self) -> Result<sqlx::Transaction<'static, sqlx::Any>, Error> {
+        let statement = if self.is_sqlite { "BEGIN" } else { "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY" };
+        self.pool.begin_with(statement).await.map_err(failed("begin to read"))
+    }
+
+    /// To this version, if it is not there yet.
+    async fn migrate(&self, version_max: usize) -> Result<(), Error> {
         let mut transaction = self.begin().await?;
         sqlx::raw_sql("CREATE TABLE IF NOT EXISTS schema_version (version BIGINT NOT NULL)")
             .execute(&mut *transaction)
@@ -193,13 +218,16 @@ impl Store {
         if found > known {
             return Err(Error::NewerSchema { found, known });
         }
-        for (version, migration) in (1..).zip(MIGRATIONS).skip(usize::try_from(found).unwrap_or(0)) {
+        for (version, migration) in (1..).zip(MIGRATIONS).take(version_max).skip(usize::try_from(found).unwrap_or(0)) {
             // The one type that the two do not both know by one name.
             let bytes = if self.is_sqlite { "BLOB NOT NULL" } else { "BYTEA NOT NULL" };
-            sqlx::raw_sql(sqlx::AssertSqlSafe(migration.replace("BYTES NOT NULL", bytes)))
-                .execute(&mut *transaction)
-                .await
-                .map_err(failed("bring the schema up to date"))?;
+            let postgres = if self.is_sqlite { "" } else { migration.postgres };
+            for sql in [postgres.to_owned(), migration.both.replace("BYTES NOT NULL", bytes)] {
+                sqlx::raw_sql(sqlx::AssertSqlSafe(sql))
+                    .execute(&mut *transaction)
+                    .await
+                    .map_err(failed("bring the schema up to date"))?;
+            }
             sqlx::query("INSERT INTO schema_version (version) VALUES ($1)")
                 .bind(version as i64)
                 .execute(&mut *transaction)

@@ -1,8 +1,6 @@
 //! Every record of an account and a time, out of blocks: what a figure was made of.
 
-use sqlx::Row;
-
-use super::block::unpack;
+use super::details::read_block;
 use super::query::{number, text};
 use super::rows::{Filter, Group, Series, Sums};
 use super::{Error, Store, failed};
@@ -22,25 +20,21 @@ impl Store {
             None => ("id", "blocks", ""),
         };
         let sql = format!(
-            "SELECT {id} AS block FROM {table} WHERE last_at >= $1 AND first_at < $2{of} ORDER BY last_at LIMIT {}",
+            "SELECT {id} AS block, last_at FROM {table} WHERE last_at >= $1 AND first_at < $2{of} ORDER BY last_at LIMIT {}",
             blocks_max + 1
         );
         let mut query = sqlx::query(sqlx::AssertSqlSafe(sql)).bind(filter.from_us).bind(filter.to_us);
         if let Some(account) = &filter.account {
             query = query.bind(account.clone());
         }
-        let rows = query.fetch_all(&self.pool).await.map_err(failed("look for blocks"))?;
+        let mut from = self.snapshot().await?;
+        let rows = query.fetch_all(&mut *from).await.map_err(failed("look for blocks"))?;
         if rows.len() > blocks_max {
             return Ok(None);
         }
         let mut records = Vec::new();
         for row in &rows {
-            let id = text(row, "block")?;
-            let found = self.rows_of("read a block", "SELECT bytes FROM blocks WHERE id = $1", &id).await?;
-            // It may have grown too old since it was listed.
-            let Some(found) = found.first() else { continue };
-            let bytes: Vec<u8> = found.try_get("bytes").map_err(failed("read a block"))?;
-            let unpacked = unpack(&bytes).map_err(|reason| Error::Damaged(format!("block {id}: {reason}")))?;
+            let unpacked = read_block(&mut from, &text(row, "block")?, number(row, "last_at")?).await?;
             records.extend(unpacked.into_iter().filter(|record| {
                 (filter.from_us..filter.to_us).contains(&record.at)
                     && filter.account.as_ref().is_none_or(|account| account_of(record) == *account)
