@@ -133,7 +133,7 @@ fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, 
     };
     again.unwatch();
     let Some(watch) = Arc::into_inner(watch) else { bail!("the source is still being read") };
-    let audit = watch.into_inner().unwrap_or_else(PoisonError::into_inner).judge(&look, &mut again, &usage)?;
+    let audit = watch.into_inner().unwrap_or_else(PoisonError::into_inner).judge(&look, &again, &usage)?;
     if args.json {
         println!("{}", audit.json());
     } else {

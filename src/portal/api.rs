@@ -9,9 +9,9 @@ use axum::http::{StatusCode, Uri, header};
 use axum::response::Response;
 use axum::routing::{MethodRouter, get};
 use serde_json::{Value as Json, json};
-use tracing::error;
 
 use super::asked::{Asked, chosen, cursor};
+use super::audits;
 use super::details::{self, Wanted};
 use super::export::{self, Form};
 use super::figures::{self, Completeness, Question};
@@ -21,7 +21,7 @@ use super::{Portal, Problem, Viewer, table};
 use crate::clock::{HOUR_US, hour_of, utc_text};
 use crate::config::Meter;
 use crate::event::Kind as RecordKind;
-use crate::rollup::{self, Window, month, seqs};
+use crate::rollup::{Window, month, seqs};
 use crate::store::{Dimension, Gap, Place, Search};
 
 /// This API, for machines.
@@ -51,7 +51,7 @@ pub const ROUTES: [(&str, Endpoint, &[&str]); 9] = [
     ("/v1/watermarks", || get(watermarks), &LIST),
     ("/v1/periods", || get(periods), &["account", "period", "format", "limit", "cursor"]),
     ("/v1/meters", || get(meters), &LIST),
-    ("/v1/audit", || get(audit), &[]),
+    ("/v1/audit", || get(audit), &audits::PARAMETERS),
     ("/v1/accesses", || get(accesses), &["from", "to", "format", "limit"]),
 ];
 
@@ -416,18 +416,19 @@ async fn periods(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) ->
 
 async fn audit(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -> Result<Response, Problem> {
     viewer.operator()?;
-    Asked::of(&uri, known("/v1/audit"))?;
-    let failed = |error: rollup::Stop| {
-        error!(error = %format!("{:#}", anyhow::Error::from(error)), "the portal cannot audit the ledger");
-        Problem::busy(StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot be read: try again", 5)
+    let asked = Asked::of(&uri, known("/v1/audit"))?;
+    let Some(part) = audits::part(&asked)? else {
+        let (_, audit) = audits::whole(&portal.store).await?;
+        return Ok(export::page(&audit.json(), audit.steps.len()));
     };
-    let Some(look) = rollup::look(&portal.store).await.map_err(failed)? else {
-        let detail = "the ledger commits faster than it can be looked at: try again, or run `weir audit`";
-        return Err(Problem::busy(StatusCode::SERVICE_UNAVAILABLE, detail, 5));
-    };
-    let options = rollup::Options { keys: Vec::new(), hosts_max: 0 };
-    let audit = rollup::Audit::new(&look, options, None).map_err(failed)?;
-    Ok(export::page(&audit.json(), audit.steps.len()))
+    let audit = audits::of_part(&portal, &part).await?;
+    let mut body = audit.json();
+    let said = |at_us: i64, none: i64| (at_us != none).then(|| utc_text(at_us));
+    body["from"] = said(part.from_us, i64::MIN).into();
+    body["to"] = said(part.to_us, i64::MAX).into();
+    body["account"] = part.account.into();
+    body["node"] = part.node.into();
+    Ok(export::page(&body, audit.records.len()))
 }
 
 async fn accesses(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -> Result<Response, Problem> {

@@ -34,6 +34,7 @@
 mod accesses;
 mod api;
 mod asked;
+mod audits;
 pub mod details;
 mod export;
 pub mod figures;

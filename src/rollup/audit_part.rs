@@ -64,7 +64,7 @@ impl Part {
 }
 
 /// Why two numbers differ, or what is in them.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Cause {
     /// As in the table above.
     pub cause: &'static str,
@@ -127,19 +127,37 @@ impl Watch {
     }
 
     /// Everything was read: `again` is what the source comes to, rolled up as the ledger does it.
-    pub fn judge(self, look: &Look, again: &mut Book, usage: &[(Series, i64, Sums)]) -> Result<PartAudit, Stop> {
+    pub fn judge(self, look: &Look, again: &Book, usage: &[(Series, i64, Sums)]) -> Result<PartAudit, Stop> {
+        let gone = i64::try_from(self.lost(look, again)).unwrap_or(i64::MAX);
+        let gone = (gone > 0).then(|| (gone, "the ledger has them, the source no longer".to_owned()));
+        self.judge_with(look, again, usage, gone)
+    }
+
+    /// The same, where it is known otherwise what the source no longer has: how many records (0: nobody knows), and why.
+    pub(super) fn judge_with(
+        self,
+        look: &Look,
+        again: &Book,
+        usage: &[(Series, i64, Sums)],
+        gone: Option<(i64, String)>,
+    ) -> Result<PartAudit, Stop> {
         let batch = again.batch().map_err(Stop::Damaged)?;
         let mut audit = PartAudit::default();
-        self.name_causes(look, again, usage, &mut audit);
+        let is_gone = gone.is_some();
+        if let Some((records, note)) = gone {
+            let cause = Cause { cause: "gone", records, note, ..Cause::default() };
+            audit.explained.push(cause);
+        }
+        self.name_causes(look, usage, &mut audit);
         if self.part.node.is_none() {
-            self.compare(look, again, &batch, usage, &mut audit);
+            self.compare(&batch, usage, is_gone, &mut audit);
         }
         audit.records = self.records;
         Ok(audit)
     }
 
     /// What the records come to against what the ledger says.
-    fn compare(&self, look: &Look, again: &Book, batch: &Batch, usage: &[(Series, i64, Sums)], audit: &mut PartAudit) {
+    fn compare(&self, batch: &Batch, usage: &[(Series, i64, Sums)], is_gone: bool, audit: &mut PartAudit) {
         let by_id: BTreeMap<i64, &Series> = batch.series.iter().map(|(id, series)| (*id, series)).collect();
         for row in batch.usage.iter().filter(|row| self.part.takes_hour(row.hour_us)) {
             if let Some(series) = by_id.get(&row.series).filter(|series| self.part.takes_account(&series.account)) {
@@ -156,8 +174,7 @@ impl Watch {
             let (_, said) = audit.usage.entry(series.account.clone()).or_default();
             add(said, &sums.bytes);
         }
-        // The source has lost what the ledger took: of which hours nobody can say, so what is less there is explained by it.
-        let is_gone = self.lost(look, again) > 0;
+        // Where the source has lost what the ledger took, nobody can say of which hours: what is less there is explained by it.
         for (account, (expected, said)) in &audit.usage {
             let flying: Vec<&Tally> =
                 self.in_flight.iter().filter(|((_, whose), _)| whose == account).map(|(_, tally)| tally).collect();
@@ -193,7 +210,7 @@ impl Watch {
         if look.found.streams.is_empty() { 0 } else { streams.map(of).sum() }
     }
 
-    fn name_causes(&self, look: &Look, again: &Book, usage: &[(Series, i64, Sums)], audit: &mut PartAudit) {
+    fn name_causes(&self, look: &Look, usage: &[(Series, i64, Sums)], audit: &mut PartAudit) {
         let mut name = |cause, (node, account): (&str, &str), records: i64, bytes: [i64; 2], note: String| {
             audit.explained.push(Cause {
                 cause,
@@ -228,11 +245,6 @@ impl Watch {
             if tally.differences > 0 {
                 audit_difference(&mut audit.unexplained, whose, tally.differences);
             }
-        }
-        let gone = self.lost(look, again);
-        if gone > 0 {
-            let records = i64::try_from(gone).unwrap_or(i64::MAX);
-            name("gone", ("", ""), records, [0, 0], "the ledger has them, the source no longer".to_owned());
         }
         let is_node = |node: &str| self.part.node.as_ref().is_none_or(|wanted| wanted == node);
         for gap in look.found.gaps.iter().filter(|gap| is_node(&gap.place.node)) {

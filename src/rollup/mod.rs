@@ -54,6 +54,7 @@
 
 mod against;
 mod audit;
+mod audit_kept;
 mod audit_part;
 mod book;
 mod catalog;
@@ -72,6 +73,7 @@ mod model_tests;
 
 pub use against::{Against, Bucket, Odd, Where, against};
 pub use audit::{Audit, Look, Step, look};
+pub use audit_kept::audit_kept;
 pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};

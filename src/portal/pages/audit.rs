@@ -9,12 +9,13 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::super::asked::Asked;
+use super::super::audits;
 use super::super::{Portal, Problem, Viewer};
+use super::audit_part;
 use super::frame::{self, Place};
 use super::html;
 use super::number::{self, Unit, exact};
-use crate::rollup::{Audit, Step, look};
-use crate::rollup::{Options, Tally, nodes, tally_of};
+use crate::rollup::{Step, Tally, nodes, tally_of};
 use crate::store::{Found, Gap};
 
 /// Sentences that are listed.
@@ -23,23 +24,18 @@ const LISTED: usize = 50;
 /// `/audit`
 pub(super) async fn page(State(portal): State<Arc<Portal>>, viewer: Viewer, uri: Uri) -> Result<Response, Problem> {
     viewer.operator()?;
-    Asked::of(&uri, &[])?;
-    let failed = |why: String| {
+    let asked = Asked::of(&uri, &audits::PARAMETERS)?;
+    if let Some(part) = audits::part(&asked)? {
+        let audit = audits::of_part(&portal, &part).await?;
+        let main = audit_part::page(&asked, &part, &audit);
+        return Ok(html(frame::page(&viewer, Place::Audit, "Audit", None, main)));
+    }
+    let (look, audit) = audits::whole(&portal.store).await?;
+    let corrections = portal.store.corrections().await?;
+    let (tally, by_node) = tallies(&look.found).map_err(|why| {
         tracing::error!(why, "the page of the audit cannot be made");
         Problem::new(StatusCode::SERVICE_UNAVAILABLE, "the ledger cannot be audited right now: its log says why")
-    };
-    let look = look(&portal.store).await.map_err(|error| failed(error.to_string()))?;
-    let Some(look) = look else {
-        return Err(Problem::new(
-            StatusCode::SERVICE_UNAVAILABLE,
-            "the ledger commits faster than it can be looked at: try again",
-        ));
-    };
-    // Signatures were verified when the records came.
-    let options = Options { keys: Vec::new(), hosts_max: usize::MAX };
-    let audit = Audit::new(&look, options, None).map_err(|error| failed(error.to_string()))?;
-    let corrections = portal.store.corrections().await?;
-    let (tally, by_node) = tallies(&look.found).map_err(failed)?;
+    })?;
     let usage = audit.steps.iter().find(|step| step.name == "usage");
     let main = html! {
         div.title {
@@ -49,6 +45,7 @@ pub(super) async fn page(State(portal): State<Arc<Portal>>, viewer: Viewer, uri:
                 @else { span.badge.bad { (audit.unexplained.len()) " differences are not explained" } }
             }
         }
+        (audit_part::filter(&asked))
         section aria-labelledby="steps" {
             h2 #steps { "Side by side" }
             (flow(&tally, usage))

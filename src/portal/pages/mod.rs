@@ -19,6 +19,7 @@
 mod alerts;
 mod assets;
 mod audit;
+mod audit_part;
 mod chart;
 mod frame;
 mod login;

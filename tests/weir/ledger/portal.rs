@@ -540,3 +540,45 @@ fn details_are_kept_as_long_as_is_said() {
     assert!(usage["items"][0]["requests"].as_i64().unwrap() > 0);
     shown.ledger.stop();
 }
+
+#[test]
+fn a_part_is_audited_by_the_records_that_the_ledger_keeps() {
+    let shown = Shown::new("");
+    let operator = shown.operator();
+    let audit = |query: &str| get(shown.at, &operator, &format!("/v1/audit?{query}")).json();
+    let sum = |account: &str| -> i64 {
+        let sessions = shown.records.0.iter().filter(|record| record.0["kind"] == "session");
+        sessions.filter(|record| record.0["account"] == account).map(|record| record.number("sent_app_bytes")).sum()
+    };
+    for query in ["from=2020-01-01", "from=2020-01-01&to=2099-12-28", "account=acme"] {
+        let part = audit(query);
+        assert_eq!(part["unexplained"], serde_json::json!([]), "{query}: {part}");
+        let accounts = part["usage"].as_array().unwrap();
+        assert_eq!(accounts.len(), if query == "account=acme" { 1 } else { 2 }, "{query}");
+        for of in accounts {
+            assert_eq!(of["records_come_to"], of["usage"], "{query}");
+            assert_eq!(of["usage"]["sent_app_bytes"], sum(of["account"].as_str().unwrap()), "{query}");
+        }
+        assert!(!part["explained"].as_array().unwrap().iter().any(|cause| cause["cause"] == "gone"), "{part}");
+    }
+    let node = audit("node=test");
+    assert_eq!((node["usage"].as_array().unwrap().len(), node["records"].as_array().unwrap().len()), (0, 2), "{node}");
+    for nothing in ["account=nobody", "node=nobody", "to=2020-01-01"] {
+        let part = audit(nothing);
+        assert_eq!((&part["records"], &part["unexplained"]), (&serde_json::json!([]), &serde_json::json!([])));
+    }
+    assert_eq!(get(shown.at, &operator, "/v1/audit?from=2026-01-02&to=2026-01-01").status, 400);
+    assert_eq!(get(shown.at, &shown.customer("acme"), "/v1/audit?account=acme").status, 403);
+    let page = get(shown.at, &operator, "/audit?account=acme").text();
+    assert!(page.contains("Every byte is explained") && page.contains("Records against usage"), "{page}");
+    assert!(!page.contains("globex"), "{page}");
+    // Usage that no record says.
+    super::flow::tamper(&shown.house.state().join("ledger.db").display().to_string());
+    let part = audit("from=2020-01-01");
+    let unexplained = part["unexplained"].as_array().unwrap();
+    assert_eq!(unexplained.len(), 1, "{part}");
+    assert!(unexplained[0].as_str().unwrap().ends_with(": +1"), "{part}");
+    let page = get(shown.at, &operator, "/audit?from=2020-01-01").text();
+    assert!(page.contains("1 differences are not explained"), "{page}");
+    shown.ledger.stop();
+}
