@@ -16,6 +16,7 @@ use crate::ledger_command::{Setting, hour, runtime};
 use crate::rollup::{Window, amount, nodes, shown};
 use crate::store::{Correction, Filter, Group, Series, Sums};
 use crate::units::grouped;
+use chart::Terminal;
 
 /// Without --by, on a terminal: by hour up to so many hours, else by day.
 const CHART_HOURS_MAX: usize = 72;
@@ -35,7 +36,7 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
         from_us: hour(&args.from, i64::MIN)?,
         to_us: hour(&args.to, i64::MAX)?,
     };
-    let terminal = chart::terminal().filter(|_| std::io::stdout().is_terminal());
+    let terminal = Terminal::of_stdout().filter(|_| std::io::stdout().is_terminal());
     let is_by_time = window(args.by).is_some() || args.by.is_none() && terminal.is_some();
     let group = if is_by_time { Group::Hour } else { Group::Series };
     let (rows, found, corrections) = runtime()?.block_on(async {
@@ -70,14 +71,14 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
         return Ok(());
     }
     table(&mut out, &lines, &meters, args.by, terminal)?;
-    if let Some(columns) = terminal.filter(|_| is_by_time) {
+    if let Some(terminal) = terminal.filter(|_| is_by_time) {
         let hours = self::lines(&rows, &meters, Some(UsageBy::Hour));
         let by = match args.by {
             None if hours.len() <= CHART_HOURS_MAX => UsageBy::Hour,
             by => by.unwrap_or(UsageBy::Day),
         };
         if let Some(meter) = meters.first() {
-            draw(&mut out, &whole(&self::lines(&rows, &meters, Some(by)), &rows, by), meter, columns)?;
+            draw(&mut out, &whole(&self::lines(&rows, &meters, Some(by)), &rows, by), meter, terminal)?;
         }
     }
     for (Correction { id, actor, reason, .. }, amounts) in &corrected {
@@ -198,14 +199,17 @@ fn whole(lines: &[Line], rows: &[(Series, i64, Sums)], by: UsageBy) -> Vec<(Stri
 }
 
 /// Over time.
-fn draw(out: &mut impl Write, windows: &[(String, i64)], meter: &Meter, columns: usize) -> anyhow::Result<()> {
-    let ([(first, _), .., (last, _)], false) = (windows, columns == 0) else { return Ok(()) };
+fn draw(out: &mut impl Write, windows: &[(String, i64)], meter: &Meter, terminal: Terminal) -> anyhow::Result<()> {
+    let [(first, _), .., (last, _)] = windows else { return Ok(()) };
     let values: Vec<i64> = windows.iter().map(|(_, n)| *n).collect();
     let most = grouped(values.iter().copied().max().unwrap_or(0).unsigned_abs());
     writeln!(out, "\n{} {}", meter.name, most)?;
-    let rows = chart::columns(&values, columns);
+    let rows = terminal.columns_of(&values);
     for row in &rows {
         writeln!(out, "{row}")?;
+    }
+    if first.len() + last.len() >= terminal.columns {
+        return Ok(writeln!(out, "{first}\n{last:>0$}", terminal.columns.max(last.len()))?);
     }
     let wide = rows.first().map_or(0, |row| row.chars().count());
     let between = wide.saturating_sub(first.len() + last.len()).max(1);
@@ -235,27 +239,49 @@ fn table(
     lines: &[Line],
     meters: &[Meter],
     by: Option<UsageBy>,
-    terminal: Option<usize>,
+    terminal: Option<Terminal>,
 ) -> anyhow::Result<()> {
     let wide = lines.iter().map(|line| line.label.chars().count()).max().unwrap_or(0).max(16);
+    let table_columns = wide + 19 * meters.len();
+    if terminal.is_some_and(|terminal| terminal.columns < table_columns) {
+        return list(out, lines, meters, by);
+    }
     write!(out, "{:<wide$}", label(by))?;
     for meter in meters {
         write!(out, " {:>18}", meter.name)?;
     }
     writeln!(out)?;
     let most = lines.iter().filter_map(|line| line.amounts.first()).copied().max().unwrap_or(0);
-    let room = terminal.map_or(0, |columns| columns.saturating_sub(wide + 19 * meters.len() + 2));
-    let is_chart = by.is_some() && window(by).is_none() && lines.len() > 1 && room > 3;
+    let is_chart = by.is_some() && window(by).is_none() && lines.len() > 1;
+    let chart = terminal.filter(|terminal| is_chart && terminal.columns > table_columns + 5);
     for line in lines {
         write!(out, "{:<wide$}", if line.label.is_empty() { "-" } else { &line.label })?;
         for amount in &line.amounts {
-            let sign = if *amount < 0 { "-" } else { "" };
-            write!(out, " {:>18}", format!("{sign}{}", grouped(amount.unsigned_abs())))?;
+            write!(out, " {:>18}", figure(*amount))?;
         }
-        if is_chart {
-            write!(out, "  {}", chart::bar(line.amounts.first().copied().unwrap_or(0), most, room))?;
+        if let Some(terminal) = chart {
+            let room = terminal.columns - table_columns - 2;
+            write!(out, "  {}", terminal.bar(line.amounts.first().copied().unwrap_or(0), most, room))?;
         }
         writeln!(out)?;
     }
     Ok(())
+}
+
+/// The same below one another, for a terminal that is narrower than the table.
+fn list(out: &mut impl Write, lines: &[Line], meters: &[Meter], by: Option<UsageBy>) -> anyhow::Result<()> {
+    for line in lines {
+        if by.is_some() {
+            writeln!(out, "{}", if line.label.is_empty() { "-" } else { &line.label })?;
+        }
+        for (meter, amount) in meters.iter().zip(&line.amounts) {
+            writeln!(out, " {:<15}{:>18}", meter.name, figure(*amount))?;
+        }
+    }
+    Ok(())
+}
+
+fn figure(amount: i64) -> String {
+    let sign = if amount < 0 { "-" } else { "" };
+    format!("{sign}{}", grouped(amount.unsigned_abs()))
 }

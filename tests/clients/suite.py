@@ -23,6 +23,7 @@ FAMILIES = {
     "pages": 400,
     "postgres": 60,
     "ledger_api": 900,
+    "terminal": 60,
     "kafka_consumers": 240,
     "clickhouse": 240,
     "h2_conformance": 90,

@@ -1,5 +1,6 @@
 //! The ledger as it is run: real traffic through the real sidecar, every way that records can come, and a ledger that is killed all along.
 
+mod alerts;
 mod corrections;
 mod ends;
 mod flow;
