@@ -104,9 +104,11 @@ fn start(config: Config, file: Option<PathBuf>, upgrade: bool, log: control::Log
         (Sockets::default(), None)
     };
     let mut state_dir = StateDir::open(&config.state_dir)?;
+    let now_us = Clock::anchored().now_us();
+    state_dir.begin_after(u32::try_from(now_us / 1_000_000).unwrap_or(0))?;
     let epoch = Arc::new(state_dir.claim_epoch()?);
     let shards = u16::try_from(config.workers).context("more workers than shards can be numbered")?;
-    state_dir.begins(epoch.epoch(), shards, Clock::anchored().now_us())?;
+    state_dir.begins(epoch.epoch(), shards, now_us)?;
     sockets.open_missing(&config)?;
 
     let budget = Arc::new(Budget::new(config.journal.journal_bytes_max));

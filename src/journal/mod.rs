@@ -9,7 +9,7 @@
 //!
 //! ```text
 //! <state_dir>/lock                        held by the process that may claim epochs
-//! <state_dir>/epoch                       highest epoch ever claimed
+//! <state_dir>/epoch                       highest epoch ever claimed; a new directory begins at the seconds since 1970
 //! <state_dir>/ends                        where the latest epochs ended
 //! <state_dir>/epoch-0000000007/lock       held by the process that writes this epoch; says its pid and the boot of the machine
 //! <state_dir>/epoch-0000000007/shard-00/seg-00000000000000000000     frames from seq 0 on

@@ -41,6 +41,17 @@ impl StateDir {
         &self.path
     }
 
+    /// Where no epoch was ever claimed, epochs begin above this number: a directory that this node had before may be lost, and
+    /// whoever read it would take the same numbers for the same records. The seconds since 1970 are above all that it had, as
+    /// nothing starts once a second for ever.
+    pub fn begin_after(&self, epoch: u32) -> Result<(), Error> {
+        let path = self.path.join("epoch");
+        if path.exists() || !epochs(&self.path)?.is_empty() {
+            return Ok(());
+        }
+        self.write_highest(epoch)
+    }
+
     /// Starts a new epoch, one above every epoch there ever was. The number is durable before anything is named after it.
     pub fn claim_epoch(&self) -> Result<EpochDir, Error> {
         let highest_path = self.path.join("epoch");
@@ -52,6 +63,18 @@ impl StateDir {
             Err(source) => return Err(io_error("read", &highest_path)(source)),
         }
         let epoch = highest.checked_add(1).ok_or(Error::Epochs(highest))?;
+        self.write_highest(epoch)?;
+        let path = epoch_path(&self.path, epoch);
+        make_directory(&path)?;
+        let lock = take_lock(&path.join("lock"), LOCK_WAIT)?;
+        sync_directory(&path)?;
+        sync_directory(&self.path)?;
+        Ok(EpochDir { epoch, path, lock, boot: boot_id(), claimed: true })
+    }
+
+    /// Durable when this returns.
+    fn write_highest(&self, epoch: u32) -> Result<(), Error> {
+        let highest_path = self.path.join("epoch");
         let new_path = self.path.join("epoch.new");
         OpenOptions::new()
             .write(true)
@@ -65,13 +88,7 @@ impl StateDir {
             })
             .and_then(|()| std::fs::rename(&new_path, &highest_path))
             .map_err(io_error("write", &highest_path))?;
-        sync_directory(&self.path)?;
-        let path = epoch_path(&self.path, epoch);
-        make_directory(&path)?;
-        let lock = take_lock(&path.join("lock"), LOCK_WAIT)?;
-        sync_directory(&path)?;
-        sync_directory(&self.path)?;
-        Ok(EpochDir { epoch, path, lock, boot: boot_id(), claimed: true })
+        sync_directory(&self.path)
     }
 
     /// The epochs whose owner is gone, oldest first, now locked by us. An epoch that still drains in another process (an upgrade) is left
@@ -311,6 +328,20 @@ mod tests {
         assert_eq!((first.epoch(), second.epoch()), (1, 2));
         second.remove().unwrap();
         assert_eq!(state.claim_epoch().unwrap().epoch(), 3);
+    }
+
+    #[test]
+    fn a_new_directory_begins_above_what_a_lost_one_had() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDir::open(directory.path()).unwrap();
+        state.begin_after(1_795_000_000).unwrap();
+        assert_eq!(state.claim_epoch().unwrap().epoch(), 1_795_000_001);
+        state.begin_after(1_796_000_000).unwrap();
+        assert_eq!(state.claim_epoch().unwrap().epoch(), 1_795_000_002);
+        // The file alone is lost.
+        std::fs::remove_file(directory.path().join("epoch")).unwrap();
+        state.begin_after(1_796_000_000).unwrap();
+        assert_eq!(state.claim_epoch().unwrap().epoch(), 1_795_000_003);
     }
 
     #[test]

@@ -83,7 +83,7 @@ fn a_dead_nodes_disk_gives_its_records_back() {
     process.kill();
     let status = journal(&["status", "--json"], &house.state());
     let line: serde_json::Value = serde_json::from_slice(&status.stdout).unwrap();
-    assert_eq!((&line["epoch"], &line["live"], &line["node"]), (&1.into(), &false.into(), &"test".into()));
+    assert_eq!((&line["epoch"], &line["live"], &line["node"]), (&house.epoch().into(), &false.into(), &"test".into()));
     assert!(line["waiting_records"].as_u64().unwrap() >= 3, "{line}");
     assert!(journal(&["verify"], &house.state()).status.success());
     let before = house.records().0.len();
@@ -104,14 +104,15 @@ fn a_dead_nodes_disk_gives_its_records_back() {
     assert_eq!(house.records().0.len(), before);
     assert!(!journal(&["export", "--to", file.to_str().unwrap()], &house.state()).status.success(), "it overwrites");
     // A bit of a record flips: it is named, and the command fails.
-    let segment = house.state().join("epoch-0000000001/shard-00/seg-00000000000000000000");
+    let epoch = house.epoch();
+    let segment = house.state().join(format!("epoch-{epoch:010}/shard-00/seg-00000000000000000000"));
     let mut bytes = std::fs::read(&segment).unwrap();
     bytes[4096 + 40] ^= 1;
     std::fs::write(&segment, bytes).unwrap();
     let verify = journal(&["verify"], &house.state());
     assert_eq!(verify.status.code(), Some(1));
     let said = String::from_utf8(verify.stdout).unwrap();
-    assert!(said.contains("epoch 1 shard 0: seq 0 to 0 lost: frame checksum"), "{said}");
+    assert!(said.contains(&format!("epoch {epoch} shard 0: seq 0 to 0 lost: frame checksum")), "{said}");
 }
 
 /// Bytes that a directory takes of its disk.
@@ -229,7 +230,7 @@ fn damaged_journals_start_and_name_what_is_lost() {
     process.kill();
     let kept = house.directory.path().join("kept");
     copy(&house.state(), &kept);
-    let shard = house.state().join("epoch-0000000001/shard-00");
+    let shard = house.state().join(format!("epoch-{:010}/shard-00", house.epoch()));
     let written = house.records();
     assert!(std::fs::read_dir(&shard).unwrap().count() >= 5, "several segments");
     let mut dice = Dice::new(0xBAD);
