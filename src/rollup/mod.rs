@@ -69,7 +69,7 @@ mod watermark;
 mod window;
 
 #[cfg(test)]
-mod model_tests;
+mod tests;
 
 pub use against::{Against, Bucket, Odd, Where, against};
 pub use audit::{Audit, Look, Step, look};

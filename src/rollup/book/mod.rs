@@ -1,22 +1,32 @@
 //! The book: everything a ledger knows, and what a batch of records changes in it. No I/O, no clock.
+//!
+//! ```text
+//! what comes ─ advance · verify ─► post ─┬─ entries      what a record brings to usage
+//!                                        └─ holes        what did not come
+//!                                   batch ─► the store ─► committed
+//! ```
+
+mod entries;
+mod fingerprint;
+mod holes;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 
-use super::catalog::{Catalog, Named};
-use super::gaps::{self, Span, Statement, signed, unsigned};
-use super::item::{Bytes, Closed, Item, add, minus, negative};
+use super::catalog::Catalog;
+use super::gaps::{Span, Statement, signed, unsigned};
+use super::item::{Bytes, Item, add};
 use super::tally::Tally;
-use super::window;
-use crate::clock::hour_of;
-use crate::event::{Kind as RecordKind, Phase, SeqRange, ShardEnd, UNATTRIBUTED, UsageRecord};
+use crate::event::UsageRecord;
 use crate::ids::{hex, unhex};
 use crate::store::{
-    Batch, Details, Found, Gap, ItemRow, Kind, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
+    Batch, Details, Found, Gap, ItemRow, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
 };
 use crate::units::COLUMNS;
 use crate::wire::{Bounds, Finding, Incoming, Reject, State, Stream, StreamId, Taken, Verifier, VerifyingKey};
+
+pub use fingerprint::fingerprint_of;
 
 /// Reason of overhead that may hold requests without a record.
 pub const UNITEMISED: &str = "unitemised";
@@ -275,8 +285,6 @@ impl Book {
         self.changed.quarantine.push(Quarantined { source, part, position: from, at_us, reason, bytes });
     }
 
-    // ---- what it means -----------------------------------------------------------------------------------------
-
     fn post(&mut self, taken: Taken) {
         let Taken { stream, records, findings } = taken;
         let note = self.notes.entry(stream.clone()).or_default();
@@ -330,265 +338,6 @@ impl Book {
             self.settle(&stream, is_complete);
         }
         self.changed.streams.insert(stream);
-    }
-
-    /// What a record brings to usage. Nothing asks whether it came before: that is up to whoever looks at records again.
-    pub(super) fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
-        let hour_us = hour_of(record.at);
-        match record.kind() {
-            RecordKind::Request => self.request(stream, seq, record, hour_us),
-            RecordKind::Session => self.session(stream, seq, record, hour_us),
-            RecordKind::Gap => self.gap(stream, record, hour_us),
-            RecordKind::Node => record.ended.iter().for_each(|end| self.ended(stream, end)),
-            RecordKind::Unspecified => {}
-        }
-    }
-
-    /// An earlier shard of this node is said to have ended: what of it did not come is a gap, from the last that is known of it to its
-    /// end.
-    fn ended(&mut self, by: &StreamId, end: &ShardEnd) {
-        let Some((stream, findings)) = self.verifier.ended(by, end) else { return };
-        let note = self.notes.entry(stream.clone()).or_default();
-        note.last_at_us = note.last_at_us.max(end.started_at);
-        let between = (note.last_at_us, note.last_at_us.max(end.ended_at));
-        let given_up = findings.into_iter().filter_map(|finding| match finding {
-            Finding::GivenUp(seqs) => Some(seqs),
-            _ => None,
-        });
-        self.regap(&stream, &given_up.collect::<Vec<_>>(), between);
-        self.changed.streams.insert(stream);
-    }
-
-    fn request(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord, hour_us: i64) {
-        let (delta, total) = (deltas(record), totals(record));
-        let is_close = record.phase() == Phase::Close;
-        let requests = if is_close { record.folded.max(1) } else { 0 };
-        let sums = Sums {
-            bytes: delta,
-            requests,
-            records: 1,
-            fingerprint: fingerprint(stream, seq, &delta),
-            ..Sums::default()
-        };
-        let named = Named {
-            kind: Kind::Request,
-            account: account(record),
-            endpoint: &record.endpoint,
-            host: &record.host,
-            protocol: &record.protocol,
-            country: &record.country,
-            status_class: i64::from(record.status / 100),
-            billable: record.billable,
-            reason: record.reason().name(),
-            corrects: "",
-            correction: "",
-        };
-        self.add(named, hour_us, &sums);
-        if let Ok(session) = <[u8; 16]>::try_from(record.session_id.as_ref()) {
-            self.charge(stream, session, &delta, is_close, hour_us);
-        }
-        let Ok(id) = <[u8; 16]>::try_from(record.request_id.as_ref()) else { return };
-        // Most requests have one record, which says all.
-        if is_close && delta == total && !self.items.contains_key(&id) {
-            return;
-        }
-        let (_, item) = self.items.entry(id).or_insert_with(|| (stream.clone(), Item::default()));
-        item.take(seq, &delta, &total, record);
-        item.last_at_us = Some(item.last_at_us.unwrap_or(record.at).max(record.at));
-        item.is_closed |= is_close;
-        self.changed.items.insert(id);
-        if is_close && item.is_whole() && !self.may_miss(stream, id) {
-            self.items.remove(&id);
-        }
-    }
-
-    /// What a request's record brought is no longer its session's own.
-    fn charge(&mut self, stream: &StreamId, session: [u8; 16], delta: &Bytes, is_close: bool, hour_us: i64) {
-        let (_, item) = self.items.entry(session).or_insert_with(|| (stream.clone(), Item::default()));
-        self.changed.items.insert(session);
-        item.closes += i64::from(is_close);
-        let Some(closed) = item.closed.clone() else {
-            add(&mut item.debt, delta);
-            return;
-        };
-        // The session's close is behind us: the record was in a gap.
-        item.beyond = minus(&item.beyond, delta);
-        let (beyond, all_came) = (item.beyond, item.closes >= item.requests);
-        let unitemised = Named { billable: false, reason: UNITEMISED, ..Named::of(&closed.series) };
-        let now = if closed.unitemised { unitemised } else { Named::of(&closed.series) };
-        self.add(now, hour_us, &of_bytes(negative(delta)));
-        if closed.unitemised && all_came {
-            // Everything that it began is accounted for after all.
-            self.add(unitemised, hour_us, &of_bytes(negative(&beyond)));
-            self.add(Named::of(&closed.series), hour_us, &of_bytes(beyond));
-            if let Some((_, item)) = self.items.get_mut(&session) {
-                item.closed = Some(Closed { unitemised: false, ..closed });
-            }
-        }
-    }
-
-    fn session(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord, hour_us: i64) {
-        let Ok(id) = <[u8; 16]>::try_from(record.session_id.as_ref()) else { return };
-        let (delta, total) = (deltas(record), totals(record));
-        let is_close = record.phase() == Phase::Close;
-        let (_, item) = self.items.entry(id).or_insert_with(|| (stream.clone(), Item::default()));
-        item.take(seq, &delta, &total, record);
-        let beyond = minus(&delta, &item.debt);
-        item.debt = [0; COLUMNS];
-        item.requests = item.requests.max(record.requests);
-        let before_us = item.last_at_us.unwrap_or(record.started_at);
-        item.last_at_us = Some(before_us.max(record.at));
-        if record.billable {
-            add(&mut item.beyond, &beyond);
-        }
-        let named = Named {
-            kind: Kind::Session,
-            account: account(record),
-            endpoint: &record.endpoint,
-            host: "",
-            protocol: &record.protocol,
-            country: &record.country,
-            status_class: 0,
-            billable: record.billable,
-            reason: record.reason().name(),
-            corrects: "",
-            correction: "",
-        };
-        // What comes after such a close goes where the rest of its overhead went.
-        let is_late = record.billable && item.closed.as_ref().is_some_and(|closed| closed.unitemised);
-        let is_unitemised = is_close && item.requests > item.closes;
-        item.is_closed |= is_close;
-        let billed = item.beyond;
-        if is_close {
-            let at = self.catalog.place(Named { billable: true, reason: "", ..named });
-            item.closed = Some(Closed { series: self.catalog.series(at).clone(), unitemised: is_unitemised });
-        }
-        let sums = Sums {
-            bytes: if is_late { [0; COLUMNS] } else { beyond },
-            sessions: i64::from(is_close),
-            session_us: (record.at - before_us).max(0),
-            records: 1,
-            fingerprint: fingerprint(stream, seq, &delta),
-            ..Sums::default()
-        };
-        self.add(named, hour_us, &sums);
-        if is_late {
-            self.add(Named { billable: false, reason: UNITEMISED, ..named }, hour_us, &of_bytes(beyond));
-        }
-        if is_unitemised {
-            self.add(Named { billable: true, reason: "", ..named }, hour_us, &of_bytes(negative(&billed)));
-            self.add(Named { billable: false, reason: UNITEMISED, ..named }, hour_us, &of_bytes(billed));
-        }
-        self.changed.items.insert(id);
-        let is_whole = self.items.get(&id).is_some_and(|(_, item)| item.is_whole());
-        if is_close && is_whole && !self.may_miss(stream, id) {
-            self.items.remove(&id);
-        }
-    }
-
-    /// Whether a record of this item may still come: a gap above its first record, or anywhere if that did not come.
-    fn may_miss(&self, stream: &StreamId, id: [u8; 16]) -> bool {
-        let missing = self.verifier.stream(stream).map_or(&[][..], Stream::missing);
-        let Some(last) = missing.last() else { return false };
-        let opened_seq = self.items.get(&id).and_then(|(_, item)| item.opened_seq);
-        opened_seq.is_none_or(|opened_seq| last.seqs.end > opened_seq)
-    }
-
-    fn gap(&mut self, stream: &StreamId, record: &UsageRecord, hour_us: i64) {
-        let delta = deltas(record);
-        let counted = match SeqRange::of(record) {
-            None => true,
-            Some(range) => {
-                let of = StreamId { node: stream.node.clone(), epoch: range.epoch, shard: range.shard };
-                let seqs = range.first_seq..range.next_seq;
-                let came = gaps::came(self.verifier.stream(&of), &seqs);
-                // Nothing of it may ever come: it is known by what is said of it.
-                if self.verifier.stream(&of).is_none()
-                    && self.verifier.take_records(of.clone(), 0, 0, Vec::new()).is_err()
-                {
-                    return;
-                }
-                let note = self.notes.entry(of.clone()).or_default();
-                let is_stated =
-                    note.statements.iter().any(|said| said.seqs.start < seqs.end && seqs.start < said.seqs.end);
-                // What of it was read counts as it was read; then the sums cannot be told apart, and later totals say the rest.
-                let counted = came == 0 && !is_stated;
-                note.statements.push(Statement { seqs, counted: counted.then_some((delta, hour_us)) });
-                let between = (note.last_at_us, note.last_at_us.max(record.at));
-                self.regap(&of, &[], between);
-                self.changed.streams.insert(of);
-                counted
-            }
-        };
-        if counted {
-            if let Some(note) = self.notes.get_mut(stream) {
-                add(&mut note.tally.gaps_counted, &delta);
-            }
-            let sums = Sums { bytes: delta, records: 1, ..Sums::default() };
-            self.add(gap_series(), hour_us, &sums);
-        }
-    }
-
-    /// Records that a gap record had summed up came after all: its sums no longer count.
-    fn take_back_statements(&mut self, stream: &StreamId, filled: &std::ops::Range<u64>) {
-        let Some(note) = self.notes.get_mut(stream) else { return };
-        let mut back = Vec::new();
-        for said in &mut note.statements {
-            if said.seqs.start < filled.end && filled.start < said.seqs.end {
-                back.extend(said.counted.take());
-            }
-        }
-        for (bytes, hour_us) in back {
-            if let Some(note) = self.notes.get_mut(stream) {
-                // Of the stream that they are about, so that sums over all streams agree.
-                add(&mut note.tally.gaps_counted, &negative(&bytes));
-            }
-            self.add(gap_series(), hour_us, &Sums { bytes: negative(&bytes), records: -1, ..Sums::default() });
-        }
-    }
-
-    fn regap(&mut self, id: &StreamId, given_up: &[std::ops::Range<u64>], between: (i64, i64)) {
-        let (Some(stream), Some(note)) = (self.verifier.stream(id), self.notes.get_mut(id)) else { return };
-        note.gaps = gaps::now(&note.gaps, stream, given_up, &note.statements, between);
-    }
-
-    /// Nothing more is missing of this stream. Complete: and nothing more will come.
-    fn settle(&mut self, stream: &StreamId, is_complete: bool) {
-        let ours: Vec<[u8; 16]> = self
-            .items
-            .iter()
-            .filter(|(_, (of, item))| of == stream && (is_complete || item.is_closed))
-            .map(|(id, _)| *id)
-            .collect();
-        for id in ours {
-            let Some((_, item)) = self.items.get_mut(&id) else { continue };
-            let debt = std::mem::replace(&mut item.debt, [0; COLUMNS]);
-            let at_us = item.last_at_us;
-            let is_whole = item.is_whole();
-            self.changed.items.insert(id);
-            if is_whole {
-                self.items.remove(&id);
-            }
-            if debt != [0; COLUMNS] {
-                // Its close had no room and is part of a gap record, which holds what these requests moved.
-                let last_at_us = self.notes.get(stream).map_or(0, |note| note.last_at_us);
-                self.add(gap_series(), hour_of(at_us.unwrap_or(last_at_us)), &of_bytes(negative(&debt)));
-            }
-        }
-    }
-
-    fn add(&mut self, named: Named<'_>, hour_us: i64, sums: &Sums) {
-        if sums.is_zero() {
-            return;
-        }
-        let key = if hour_us < self.sealed_until_us {
-            let sealed = self.periods.iter().find(|period| period.from_us <= hour_us && hour_us < period.to_us);
-            let name = sealed.map_or_else(|| window::month_name(hour_us), |period| period.name.clone());
-            (self.catalog.place(Named { corrects: &name, ..named }), self.sealed_until_us)
-        } else {
-            (self.catalog.place(named), hour_us)
-        };
-        self.changed.usage.entry(key).or_default().add(sums);
     }
 
     // ---- what is written ---------------------------------------------------------------------------------------
@@ -668,72 +417,11 @@ fn item_row(stream: &StreamId, item: &Item) -> Result<ItemRow, String> {
     })
 }
 
-/// Billed to nobody: what gap records state belongs to whoever it was, and they do not say.
-fn gap_series() -> Named<'static> {
-    Named {
-        kind: Kind::Gap,
-        account: UNATTRIBUTED,
-        endpoint: "",
-        host: "",
-        protocol: "",
-        country: "",
-        status_class: 0,
-        billable: false,
-        reason: GAP,
-        corrects: "",
-        correction: "",
-    }
-}
-
-fn account(record: &UsageRecord) -> &str {
-    if record.account.is_empty() { UNATTRIBUTED } else { &record.account }
-}
-
-fn of_bytes(bytes: Bytes) -> Sums {
-    Sums { bytes, ..Sums::default() }
-}
-
-fn deltas(record: &UsageRecord) -> Bytes {
-    record.deltas().to_array().map(signed)
-}
-
-fn totals(record: &UsageRecord) -> Bytes {
-    record.totals().to_array().map(signed)
-}
-
 /// The sums over a stream's records, as the store keeps them.
 pub fn tally_of(row: &StreamRow) -> Result<Tally, String> {
     let kept: Kept =
         serde_json::from_str(&row.state).map_err(|error| format!("the state of {:?}: {error}", row.place))?;
     Ok(kept.tally)
-}
-
-/// What a record that states its own position adds to the fingerprint of its bucket.
-pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
-    let stream = StreamId {
-        node: record.node.clone(),
-        epoch: u32::try_from(record.epoch).unwrap_or_default(),
-        shard: u16::try_from(record.shard).unwrap_or_default(),
-    };
-    fingerprint(&stream, unsigned(record.seq), &deltas(record))
-}
-
-/// Which record, and what it brought: equal sums in two stores mean the same records.
-fn fingerprint(stream: &StreamId, seq: u64, delta: &Bytes) -> [i64; 4] {
-    let mut bytes = [0; 96];
-    bytes[..4].copy_from_slice(&crc32c::crc32c(stream.node.as_bytes()).to_le_bytes());
-    bytes[4..8].copy_from_slice(&stream.epoch.to_le_bytes());
-    bytes[8..10].copy_from_slice(&stream.shard.to_le_bytes());
-    bytes[16..24].copy_from_slice(&seq.to_le_bytes());
-    for (to, delta) in bytes[24..].chunks_exact_mut(8).zip(delta) {
-        to.copy_from_slice(&delta.to_le_bytes());
-    }
-    let hash = blake3::hash(&bytes);
-    let mut lanes = [0; 4];
-    for (lane, bytes) in lanes.iter_mut().zip(hash.as_bytes().chunks_exact(4)) {
-        *lane = bytes.iter().rev().fold(0, |lane, byte| lane << 8 | i64::from(*byte));
-    }
-    lanes
 }
 
 fn place(id: &StreamId) -> StreamPlace {
