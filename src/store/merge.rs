@@ -27,7 +27,8 @@ impl Store {
         let hour = hour.fetch_optional(&self.pool).await.map_err(failed("look for small blocks"))?;
         let Some(hour) = hour else { return Ok(false) };
         let from_us = number(&hour, "hour")?;
-        let mut to = self.begin().await?;
+        // Another ledger may have joined some of them by now.
+        let mut to = self.begin_alone().await?;
         let sql = format!(
             "SELECT id, last_at, bytes FROM blocks WHERE records < {SMALL} AND last_at >= $1 AND last_at < $2 \
              ORDER BY last_at, id LIMIT {BLOCKS_MAX}"

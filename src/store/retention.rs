@@ -95,7 +95,8 @@ impl Store {
 
     /// Joins the hours of some series into the first hour of their month. False: there are none left.
     async fn join_hours(&self, from_us: i64, to_us: i64) -> Result<bool, Error> {
-        let mut to = self.begin().await?;
+        // Another ledger that joins the same hours would add them twice.
+        let mut to = self.begin_alone().await?;
         let sql =
             format!("SELECT DISTINCT series FROM usage WHERE hour > $1 AND hour < $2 ORDER BY series LIMIT {SERIES}");
         let rows = sqlx::query(AssertSqlSafe(sql)).bind(from_us).bind(to_us).fetch_all(&mut *to).await;

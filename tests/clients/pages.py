@@ -102,8 +102,10 @@ def operator(rig, browser, base, config):
     browser.visit(why)
     score.check("an hour is proven by its records", "Proven" in browser.ask("document.body.textContent"), browser.ask("document.body.textContent")[:500])
     score.check("the formula adds up, the correction in it", browser.ask("document.querySelector('.equation tfoot td.n').textContent") == "81", browser.ask("document.querySelector('.equation').textContent"))
-    browser.visit(f"{base}/audit")
-    score.check("every byte is explained", "Every byte is explained" in browser.ask("document.body.textContent"), browser.ask("document.body.textContent")[:900])
+    part = f"/audit?account=acme&from={today}"
+    for audit in ("/audit", part):
+        browser.visit(f"{base}{audit}")
+        score.check(f"every byte is explained on {audit}", "Every byte is explained" in browser.ask("document.body.textContent"), browser.ask("document.body.textContent")[:900])
     # 50 and 80 of 100: whether the ledger looked before the correction or after it.
     wait_for(lambda: browser.visit(f"{base}/alerts") and fired(browser) >= 2, "two thresholds")
     score.equal("thresholds have fired, once each", fired(browser), 2)
@@ -121,6 +123,7 @@ def operator(rig, browser, base, config):
         "why-hour": why.removeprefix(base),
         "alerts": "/alerts",
         "audit": "/audit",
+        "audit-part": part,
         "not-found": "/nowhere",
         "wrong": "/?period=yesterday",
     }
