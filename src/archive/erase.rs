@@ -14,8 +14,11 @@
 //!
 //! **A legal hold wins**: where one covers any of the rows, nothing is erased, and the error says which.
 //!
+//! **What comes later** is not erased: records that are still on their way to the archive are there once they have come. A writer that
+//! runs goes on with a key that was destroyed until it ends or the day does: what it wrote with it can be read by nobody.
+//!
 //! **A crash** before the commit changes nothing but keys that are gone, and the rest is done by doing it again; after the commit old files
-//! may be left, which the sweep removes.
+//! may be left, and so may files that a crash of a writer left unnamed: the sweep removes both within the hour.
 
 use arrow_array::builder::FixedSizeBinaryBuilder;
 use arrow_array::cast::AsArray;
@@ -126,14 +129,10 @@ pub fn erase(
     if !manifest.commit(place, commit)? {
         return Err(Error::Busy);
     }
-    // What is no longer named still has it, in files of before too: those that were joined since, and drafts of a crash.
-    for table in Table::ALL {
-        for found in place.list(table.name())? {
-            if !manifest.files.contains_key(&found.path) {
-                place.remove(&found.path)?;
-                place.remove(&proof::path(&found.path))?;
-            }
-        }
+    // At once, whoever may be reading: these, and those that were joined and left for readers.
+    for path in manifest.removed_since(place, at_us - 2 * upkeep::LEFT_ALONE_US)? {
+        place.remove(&path)?;
+        place.remove(&proof::path(&path))?;
     }
     Ok(Erased { receipt: Some(receipt), certificate })
 }

@@ -5,9 +5,9 @@
 
 use std::collections::BTreeMap;
 
+use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::RecordBatch;
 use arrow_schema::ArrowError;
 use arrow_select::concat::concat_batches;
 use bytes::Bytes;
@@ -66,7 +66,8 @@ impl Encoded {
         let path = path(table, hour_us, bucket, number, &streams);
         let failed = |source| Error::Parquet { operation: "write", path: path.clone(), source };
         let mut writer =
-            ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(table, effort))).map_err(failed)?;
+            ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(table, effort, rows.num_rows())))
+                .map_err(failed)?;
         writer.write(rows).map_err(failed)?;
         let bytes = writer.into_inner().map_err(failed)?;
         let proof = proof::of(&proof::row_hashes(rows));
@@ -116,7 +117,7 @@ pub fn hour_name(hour_us: i64) -> String {
     format!("{year:04}-{month:02}-{day:02}T{hour:02}")
 }
 
-fn properties(table: Table, effort: Effort) -> WriterProperties {
+fn properties(table: Table, effort: Effort, rows: usize) -> WriterProperties {
     let level = match effort {
         Effort::Quick => 1,
         Effort::Thorough => 6,
@@ -134,7 +135,7 @@ fn properties(table: Table, effort: Effort) -> WriterProperties {
             properties = properties
                 .set_column_bloom_filter_enabled(path.clone(), true)
                 .set_column_bloom_filter_fpp(path.clone(), 0.02)
-                .set_column_bloom_filter_max_ndv(path, GROUP_ROWS as u64);
+                .set_column_bloom_filter_max_ndv(path, rows.min(GROUP_ROWS) as u64);
         }
     }
     properties.build()
@@ -167,9 +168,11 @@ pub fn sort(table: Table, rows: &RecordBatch, order: &mut [u32]) -> Result<(), E
     let (accounts, account) = words_of(table, rows, "account")?;
     let mut by_name: Vec<usize> = (0..accounts.len()).collect();
     by_name.sort_by(|a, b| accounts[*a].cmp(&accounts[*b]));
-    let mut ranks = vec![0; accounts.len()];
-    for (rank, name) in by_name.into_iter().enumerate() {
-        ranks[name] = rank;
+    // A name may be there twice, where files were joined: both are the same.
+    let (mut ranks, mut rank) = (vec![0; accounts.len()], 0);
+    for two in by_name.windows(2) {
+        rank += usize::from(accounts[two[0]] != accounts[two[1]]);
+        ranks[two[1]] = rank;
     }
     let at = column::<TimestampMicrosecondType>(table, rows, "at")?.values();
     order.sort_by_key(|row| {

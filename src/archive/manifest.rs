@@ -25,7 +25,7 @@
 //! **A crash** leaves a commit whole or not at all: it is created in one step, after all of its files are durable. Two writers cannot
 //! make the same commit: the second finds the number taken, reads it, and goes on behind it or begins again.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 
@@ -356,6 +356,19 @@ impl Manifest {
         commit.moves.iter().all(|of| position(of) == of.from)
             && commit.streams.iter().all(|row| revision(row) == row.revision)
             && commit.remove.iter().all(|removed| self.files.contains_key(&removed.path))
+    }
+
+    /// Files that commits since this time have removed: who reads may still have them open.
+    pub fn removed_since(&self, place: &Place, since_us: i64) -> Result<BTreeSet<String>, Error> {
+        let mut removed = BTreeSet::new();
+        for number in (1..=self.number).rev() {
+            let Some((commit, _)) = read_commit(place, number)? else { break };
+            if commit.at_us < since_us {
+                break;
+            }
+            removed.extend(commit.remove.into_iter().map(|removed| removed.path));
+        }
+        Ok(removed)
     }
 
     fn write_checkpoint(&self, place: &Place) -> Result<(), Error> {

@@ -244,7 +244,7 @@ fn list_directory(root: &Path, folder: &str, found: &mut Vec<Found>) -> Result<(
     for entry in entries {
         let entry = entry.map_err(failed)?;
         let name = entry.file_name().to_string_lossy().into_owned();
-        let path = format!("{folder}/{name}");
+        let path = if folder.is_empty() { name } else { format!("{folder}/{name}") };
         let metadata = match entry.metadata() {
             Ok(metadata) => metadata,
             // Removed meanwhile.

@@ -84,16 +84,6 @@ impl Rows {
         Ok(())
     }
 
-    /// How many.
-    pub fn len(&self) -> usize {
-        self.tables.iter().map(|table| table.files.len()).sum()
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Takes all of them, a piece for each file. An error: a record could not become a row.
     pub fn take(&mut self) -> Result<Vec<Piece>, Error> {
         let taken = std::mem::replace(&mut self.tables, Table::ALL.map(TableRows::new));

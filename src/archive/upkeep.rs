@@ -22,8 +22,9 @@ const SETTLED_US: i64 = 10 * 60 * 1_000_000;
 const FILES_MAX: usize = 16;
 /// Rows of a joined file.
 const ROWS_MAX: i64 = 4_000_000;
-/// What no commit names is left alone for so long: a commit may be about to, and who reads may still have it open.
-const LEFT_ALONE_US: i64 = HOUR_US;
+/// What no commit names, or one has removed, is left alone for so long: a commit may be about to name it, and who reads may still have it
+/// open.
+pub(super) const LEFT_ALONE_US: i64 = HOUR_US;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -135,10 +136,12 @@ fn retain(place: &Place, config: &Archive, manifest: &mut Manifest, now_us: i64,
     let count = commit.remove.len();
     if count > 0 && manifest.commit(place, commit)? {
         kept.expired = count;
-        if config.keys.is_dir() {
-            // Of days of which no row is left. A record that comes later makes a new key.
+        let (requests, sessions) = (config.keep_requests_days, config.keep_sessions_days);
+        if config.keys.is_dir() && requests > 0 && sessions > 0 {
+            // Of days of which no row is left, and of which none would stay.
             let left = manifest.files.values().filter(|file| file.table != Table::Nodes).map(|file| file.first_at_us);
-            Keys::open(&config.keys)?.destroy_before(left.min().unwrap_or(0))?;
+            let due_us = now_us - i64::from(requests.max(sessions)) * DAY_US;
+            Keys::open(&config.keys)?.destroy_before(left.fold(due_us, i64::min))?;
         }
     }
     Ok(())
@@ -151,10 +154,12 @@ fn sweep(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept) -
     }
     // Read behind the listing: what was committed in between is named.
     manifest.follow(place)?;
-    let proofs: BTreeSet<String> = manifest.files.keys().map(|path| proof::path(path)).collect();
+    let mut kept_paths = manifest.removed_since(place, now_us - LEFT_ALONE_US)?;
+    kept_paths.extend(manifest.files.keys().cloned());
+    let proofs: BTreeSet<String> = kept_paths.iter().map(|path| proof::path(path)).collect();
     for object in found {
-        let is_named = manifest.files.contains_key(&object.path) || proofs.contains(&object.path);
-        if !is_named && object.modified_us < now_us - LEFT_ALONE_US {
+        let is_kept = kept_paths.contains(&object.path) || proofs.contains(&object.path);
+        if !is_kept && object.modified_us < now_us - LEFT_ALONE_US {
             place.remove(&object.path)?;
             kept.swept += 1;
         }

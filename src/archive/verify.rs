@@ -16,8 +16,9 @@ use serde::Serialize;
 
 use super::manifest::{COMMITS, Commit, File, Manifest, read_commit};
 use super::schema::Table;
+use super::upkeep::LEFT_ALONE_US;
 use super::{Error, Place, file, proof};
-use crate::clock::{HOUR_US, utc_text};
+use crate::clock::utc_text;
 use crate::rollup::{Tally, tally_of};
 use crate::store::{Gap, SUM_COLUMNS, StreamPlace, StreamRow};
 use crate::units::COLUMNS;
@@ -133,12 +134,13 @@ fn is_commit(path: &str) -> bool {
 
 /// Files that no commit names.
 fn strangers(place: &Place, manifest: &Manifest, now_us: i64, proof: &mut Proof) -> Result<(), Error> {
+    let removed = manifest.removed_since(place, now_us - LEFT_ALONE_US)?;
     for table in Table::ALL {
         for found in place.list(table.name())? {
             if manifest.files.contains_key(&found.path) {
                 continue;
             }
-            if found.modified_us > now_us - HOUR_US {
+            if found.modified_us > now_us - LEFT_ALONE_US || removed.contains(&found.path) {
                 proof.notes.push(format!(
                     "{} is named by no commit: on its way, replaced, or a leftover that is swept",
                     found.path
