@@ -101,7 +101,7 @@ fn options(section: &mut Section<'_>, raw: &RawKafka) -> KafkaOptions {
         schema_id: raw.schema_id.as_ref().map(|_| section.count("schema_id", &raw.schema_id, 0, 0..=2_147_483_647)),
         signing: signing(section, raw),
         compression: section.choice("compression", &raw.compression, Compression::Zstd, &compressions),
-        batch_records_max: section.size("batch_records_max", &raw.batch_records_max, 500, 1..=100_000),
+        batch_records_max: section.size("batch_records_max", &raw.batch_records_max, 2000, 1..=100_000),
         batch_bytes_max,
         linger: section.milliseconds("linger_ms", &raw.linger_ms, 100, 0..=60_000),
         in_flight_bytes_max,

@@ -96,6 +96,8 @@ pub struct Book {
     verifier: Verifier,
     notes: HashMap<StreamId, Note>,
     items: HashMap<[u8; 16], (StreamId, Item)>,
+    /// Those that the store has: the others come and go between two batches without its hearing of them.
+    stored_items: HashSet<[u8; 16]>,
     catalog: Catalog,
     periods: Vec<Period>,
     sealed_until_us: i64,
@@ -158,6 +160,7 @@ impl Book {
         Ok(Self {
             verifier: Verifier::new(options.keys, bounds, state),
             notes,
+            stored_items: items.keys().copied().collect(),
             items,
             catalog: Catalog::new(found.series, options.hosts_max),
             sealed_until_us: found.periods.iter().map(|period| period.to_us).max().unwrap_or(i64::MIN),
@@ -616,8 +619,9 @@ impl Book {
         }
         for id in &changed.items {
             let row = match self.items.get(id) {
-                None => None,
                 Some((stream, item)) => Some(item_row(stream, item)?),
+                None if self.stored_items.contains(id) => None,
+                None => continue,
             };
             batch.items.push((hex(id), row));
         }
@@ -637,7 +641,15 @@ impl Book {
 
     /// The batch is in the store.
     pub fn committed(&mut self) {
-        for id in std::mem::take(&mut self.changed).streams {
+        let changed = std::mem::take(&mut self.changed);
+        for id in changed.items {
+            if self.items.contains_key(&id) {
+                self.stored_items.insert(id);
+            } else {
+                self.stored_items.remove(&id);
+            }
+        }
+        for id in changed.streams {
             if let Some(note) = self.notes.get_mut(&id) {
                 note.revision += 1;
                 note.stored_gaps.clone_from(&note.gaps);

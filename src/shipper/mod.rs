@@ -56,6 +56,9 @@ const KEEP_PERCENT: u64 = 90;
 /// What a sink without options of its own gets.
 const FILE_BATCH: BatchMax = BatchMax { records: 500, bytes: 512 << 10, linger: Duration::ZERO };
 const FILE_IN_FLIGHT_BYTES_MAX: u64 = 4 << 20;
+/// Messages of one shard that librdkafka has at a time: what an idempotent producer may have under way. With one more its thread
+/// asks in a busy loop whether it may go yet.
+const IN_FLIGHT_MESSAGES_MAX: usize = 5;
 
 /// A journal to ship: a live shard, or one of a dead epoch.
 pub struct Source {
@@ -83,6 +86,7 @@ impl Shipper {
     ) -> Result<Self, sink::Error> {
         let now = Instant::now();
         let status = Arc::<Status>::default();
+        let mut in_flight_batches_max = usize::MAX;
         let (sink, batch_max, in_flight_bytes_max, bytes_per_s): (Option<Box<dyn Sink>>, _, _, _) = match config {
             config::Sink::None => (None, FILE_BATCH, 0, 0),
             config::Sink::File(file) => {
@@ -95,6 +99,9 @@ impl Shipper {
                     bytes: options.batch_bytes_max,
                     linger: options.linger,
                 };
+                if options.layout == config::KafkaLayout::Batch {
+                    in_flight_batches_max = IN_FLIGHT_MESSAGES_MAX;
+                }
                 let sink = Box::new(KafkaSink::new(kafka)?);
                 (Some(sink), batch_max, options.in_flight_bytes_max, options.drain_bytes_per_s_max)
             }
@@ -102,6 +109,7 @@ impl Shipper {
         let mut work = Work {
             sink,
             batch_max,
+            in_flight_batches_max,
             in_flight_bytes_max,
             in_flight_bytes: 0,
             pace: Pace::new(bytes_per_s, now),
@@ -155,6 +163,8 @@ impl Shipper {
 struct Work {
     sink: Option<Box<dyn Sink>>,
     batch_max: BatchMax,
+    /// Of each shard.
+    in_flight_batches_max: usize,
     in_flight_bytes_max: u64,
     in_flight_bytes: u64,
     pace: Pace,
@@ -328,6 +338,9 @@ impl Work {
                 let full = self.in_flight_bytes >= self.in_flight_bytes_max;
                 if full || !self.pace.wait(now).is_zero() {
                     return Ok(sent);
+                }
+                if stream.in_flight() >= self.in_flight_batches_max {
+                    break;
                 }
                 let hurry = stopping || stream.source.dead.is_some();
                 if !stream.read(now, hurry)? {

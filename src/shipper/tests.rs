@@ -96,6 +96,7 @@ fn work(sink: Moody, budget: Arc<Budget>) -> Work {
     Work {
         sink: Some(Box::new(sink)),
         batch_max: BATCH_MAX,
+        in_flight_batches_max: 3,
         in_flight_bytes_max: 4000,
         in_flight_bytes: 0,
         pace: Pace::new(u64::MAX, now),

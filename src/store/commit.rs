@@ -6,7 +6,7 @@ use super::batch::Batch;
 use super::rows::{Gap, ItemRow, Move, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow, Usage};
 use super::{Error, Store, failed};
 
-/// How INSERTs of many rows are written for a database: rows of one, each size a statement that is prepared once.
+/// How statements for many rows are written for a database: rows of one, each size a statement that is prepared once.
 #[derive(Clone, Copy)]
 pub(super) struct Dialect {
     rows: &'static [usize],
@@ -152,7 +152,7 @@ async fn gaps(to: &mut To, batch: &Batch, dialect: Dialect) -> Result<(), Error>
             .map_err(failed("close a gap"))?;
     }
     let columns = ["node", "epoch", "shard", "first_seq", "next_seq", "cause", "from_us", "to_us"];
-    let inserts = Inserts::new(dialect, "gaps", &columns, "");
+    let inserts = Statements::insert(dialect, "gaps", &columns, "");
     for (gaps, sql) in inserts.of(&batch.gaps) {
         let mut query = sqlx::query(sql);
         for gap in gaps {
@@ -172,12 +172,15 @@ async fn gaps(to: &mut To, batch: &Batch, dialect: Dialect) -> Result<(), Error>
 }
 
 async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], dialect: Dialect) -> Result<(), Error> {
-    for (id, _) in items.iter().filter(|(_, row)| row.is_none()) {
-        sqlx::query("DELETE FROM items WHERE id = $1")
-            .bind(id.clone())
-            .execute(&mut **to)
-            .await
-            .map_err(failed("close an item"))?;
+    let gone: Vec<&String> = items.iter().filter(|(_, row)| row.is_none()).map(|(id, _)| id).collect();
+    for (ids, sql) in
+        Statements::new(dialect, |rows| format!("DELETE FROM items WHERE id IN {}", dialect.places(0, rows))).of(&gone)
+    {
+        let mut query = sqlx::query(sql);
+        for id in ids {
+            query = query.bind((*id).clone());
+        }
+        query.execute(&mut **to).await.map_err(failed("close items"))?;
     }
     let open: Vec<(&String, &ItemRow)> = items.iter().filter_map(|(id, row)| Some((id, row.as_ref()?))).collect();
     let columns = [
@@ -191,7 +194,7 @@ async fn items(to: &mut To, items: &[(String, Option<ItemRow>)], dialect: Dialec
         "missing_acked_bytes",
         "state",
     ];
-    let inserts = Inserts::new(
+    let inserts = Statements::insert(
         dialect,
         "items",
         &columns,
@@ -232,7 +235,7 @@ pub(super) async fn series(to: &mut To, series: &[(i64, Series)], dialect: Diale
         "corrects",
         "correction",
     ];
-    let inserts = Inserts::new(dialect, "series", &columns, " ON CONFLICT DO NOTHING");
+    let inserts = Statements::insert(dialect, "series", &columns, " ON CONFLICT DO NOTHING");
     for (rows, sql) in inserts.of(series) {
         let mut query = sqlx::query(sql);
         for (id, row) in rows {
@@ -274,7 +277,7 @@ pub(super) async fn usage(to: &mut To, usage: &[Usage], dialect: Dialect) -> Res
     columns.extend(SUM_COLUMNS);
     let sums: Vec<String> = SUM_COLUMNS.iter().map(|name| format!("{name} = usage.{name} + excluded.{name}")).collect();
     let suffix = format!(" ON CONFLICT (series, hour) DO UPDATE SET {}", sums.join(", "));
-    let inserts = Inserts::new(dialect, "usage", &columns, &suffix);
+    let inserts = Statements::insert(dialect, "usage", &columns, &suffix);
     for (rows, sql) in inserts.of(usage) {
         let mut query = sqlx::query(sql);
         for row in rows {
@@ -306,31 +309,36 @@ async fn quarantine(to: &mut To, quarantine: &[Quarantined]) -> Result<(), Error
     Ok(())
 }
 
-/// `INSERT` of many rows at once, in a few sizes so that each is prepared once.
-struct Inserts {
-    statements: Vec<(usize, String)>,
+impl Dialect {
+    /// `($1, $2, …)`: places for `count` values, `before` others being bound already.
+    fn places(self, before: usize, count: usize) -> String {
+        let place = |at| if self.numbered { format!("${}", before + at) } else { "?".to_owned() };
+        format!("({})", (1..=count).map(place).collect::<Vec<_>>().join(", "))
+    }
 }
 
-impl Inserts {
-    fn new(dialect: Dialect, table: &str, columns: &[&str], suffix: &str) -> Self {
-        let statement = |rows: usize| {
-            let row = |row: usize| {
-                let place =
-                    |at| if dialect.numbered { format!("${}", row * columns.len() + at) } else { "?".to_owned() };
-                let places: Vec<String> = (1..=columns.len()).map(place).collect();
-                format!("({})", places.join(", "))
-            };
-            let values: Vec<String> = (0..rows).map(row).collect();
+/// A statement for many rows at once, in a few sizes so that each is prepared once.
+struct Statements {
+    sizes: Vec<(usize, String)>,
+}
+
+impl Statements {
+    fn new(dialect: Dialect, statement: impl Fn(usize) -> String) -> Self {
+        Self { sizes: dialect.rows.iter().map(|rows| (*rows, statement(*rows))).collect() }
+    }
+
+    fn insert(dialect: Dialect, table: &str, columns: &[&str], suffix: &str) -> Self {
+        Self::new(dialect, |rows| {
+            let values: Vec<String> = (0..rows).map(|row| dialect.places(row * columns.len(), columns.len())).collect();
             format!("INSERT INTO {table} ({}) VALUES {}{suffix}", columns.join(", "), values.join(", "))
-        };
-        Self { statements: dialect.rows.iter().map(|rows| (*rows, statement(*rows))).collect() }
+        })
     }
 
     /// The rows in pieces, each with its statement.
     fn of<'a, T>(&'a self, rows: &'a [T]) -> impl Iterator<Item = (&'a [T], AssertSqlSafe<String>)> {
         let mut rest = rows;
         std::iter::from_fn(move || {
-            let (size, sql) = self.statements.iter().find(|(size, _)| *size <= rest.len())?;
+            let (size, sql) = self.sizes.iter().find(|(size, _)| *size <= rest.len())?;
             let (piece, behind) = rest.split_at(*size);
             rest = behind;
             Some((piece, AssertSqlSafe(sql.clone())))

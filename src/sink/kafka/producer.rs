@@ -13,7 +13,7 @@ use rdkafka::producer::{BaseProducer, ProducerContext};
 use tracing::{debug, info, warn};
 
 use super::super::Ticket;
-use crate::config::KafkaSink;
+use crate::config::{KafkaLayout, KafkaSink};
 use crate::login;
 
 /// How long the thread sleeps between two looks for what librdkafka reports.
@@ -149,8 +149,8 @@ pub fn create(config: &KafkaSink, message_bytes_max: usize, reports: Arc<Reports
     let options = &config.kafka;
     let mut client = super::client(config);
     let defaults = [
-        // Our batches are large already: what another one would add is not worth waiting for.
-        ("linger.ms", "5"),
+        // A batch has waited for its records already (`linger_ms`); single records are joined here.
+        ("linger.ms", if options.layout == KafkaLayout::Batch { "0" } else { "5" }),
         // A broker that was away is asked again soon, but not in a storm.
         ("reconnect.backoff.ms", "100"),
         ("reconnect.backoff.max.ms", "2000"),
