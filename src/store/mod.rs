@@ -39,6 +39,7 @@ mod merge;
 mod partitions;
 mod proof;
 mod query;
+mod redact;
 mod retention;
 mod rows;
 mod seal;

@@ -17,7 +17,7 @@ const MECHANISMS: &[&str] = &[
     "store",
     "wire",
 ];
-const STAGES: &[&str] = &["proxy", "shipper", "rollup", "alerts", "portal", "admin"];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "archive", "alerts", "portal", "admin"];
 const ASSEMBLY: &[&str] = &[
     "app",
     "handover",
@@ -27,6 +27,7 @@ const ASSEMBLY: &[&str] = &[
     "ip",
     "geoip_command",
     "ledger_command",
+    "archive_command",
     "usage_command",
     "audit_command",
     "correct_command",
@@ -43,6 +44,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
         "rollup" => &["journal", "source", "store", "wire"],
+        "archive" => &["rollup", "store", "wire"],
         "alerts" => &["rollup", "store"],
         "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
@@ -53,7 +55,8 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "journal_command" => &["cli", "journal", "proxy"],
         "ip" => &["cli", "enrichment", "privacy", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
-        "ledger_command" => &["alerts", "cli", "portal", "rollup", "source", "store", "wire"],
+        "archive_command" => &["archive", "cli", "ledger_command", "rollup", "source", "store"],
+        "ledger_command" => &["alerts", "archive", "cli", "portal", "rollup", "source", "store", "wire"],
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],

@@ -17,10 +17,11 @@ impl Book {
     pub(in crate::rollup) fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
         let hour_us = hour_of(record.at);
         match record.kind() {
-            RecordKind::Request => self.request(stream, seq, record, hour_us),
-            RecordKind::Session => self.session(stream, seq, record, hour_us),
             RecordKind::Gap => self.gap(stream, record, hour_us),
             RecordKind::Node => record.ended.iter().for_each(|end| self.ended(stream, end)),
+            _ if !self.keeps_usage => {}
+            RecordKind::Request => self.request(stream, seq, record, hour_us),
+            RecordKind::Session => self.session(stream, seq, record, hour_us),
             RecordKind::Unspecified => {}
         }
     }

@@ -115,6 +115,7 @@ pub struct Book {
     seals: i64,
     changed: Changed,
     keeps_details: bool,
+    keeps_usage: bool,
     watcher: Option<Watcher>,
 }
 
@@ -178,6 +179,7 @@ impl Book {
             seals: found.seals,
             changed: Changed::default(),
             keeps_details: false,
+            keeps_usage: true,
             watcher: None,
         })
     }
@@ -185,6 +187,11 @@ impl Book {
     /// From now on, records themselves are kept too, to be looked up one by one.
     pub fn keep_details(&mut self) {
         self.keeps_details = true;
+    }
+
+    /// From now on only streams, gaps and positions are kept: what came, not what it is worth.
+    pub fn keep_no_usage(&mut self) {
+        self.keeps_usage = false;
     }
 
     /// Each record is shown to this too, once, when it comes for the first time.
