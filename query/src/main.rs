@@ -1,0 +1,2 @@
+//! `weir-query`: SQL over the archive.
+fn main() {}
