@@ -7,7 +7,7 @@
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
 //!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from),
 //!   [`store`] (the database of the ledger)
-//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
+//! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`archive`] (records → Parquet), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
 //!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
 //!   [`token_command`], [`key_command`], [`demo`]
@@ -33,6 +33,7 @@ pub mod wire;
 
 pub mod admin;
 pub mod alerts;
+pub mod archive;
 pub mod portal;
 pub mod proxy;
 pub mod rollup;

@@ -9,8 +9,8 @@ use super::fields::{Check, Section, TOP};
 use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
 use super::{
-    check_alerts, check_attribution, check_ledger, check_limits, check_listeners, check_places, check_portal,
-    check_records, check_upstreams, syntax,
+    check_alerts, check_archive, check_attribution, check_ledger, check_limits, check_listeners, check_places,
+    check_portal, check_records, check_upstreams, syntax,
 };
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
@@ -46,8 +46,10 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
     };
     let ledger = check_ledger::ledger(&mut check.section("ledger"), raw.ledger.as_ref(), &state_dir);
     let meters = check_ledger::meters(&mut check, &raw.meters);
+    let archive = check_archive::archive(&mut check.section("archive"), raw.archive.as_ref(), &state_dir);
     let config = Config {
         ledger,
+        archive,
         portal: check_portal::portal(&mut check.section("portal"), &raw.portal),
         budgets: check_alerts::budgets(&mut check, &raw.budgets, &meters),
         alerts: check_alerts::alerts(&mut check.section("alerts"), &raw.alerts),

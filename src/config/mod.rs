@@ -17,8 +17,10 @@
 //! * A configuration that fails to load changes nothing: the caller keeps the old one.
 
 mod alerts;
+mod archive;
 mod check;
 mod check_alerts;
+mod check_archive;
 mod check_attribution;
 mod check_kafka;
 mod check_ledger;
@@ -47,6 +49,7 @@ mod syntax;
 mod tests;
 
 pub use alerts::{Alerts, Budget, BudgetPeriod, Webhook};
+pub use archive::{Archive, ArchiveAddresses, ArchivePlace, S3};
 pub use difference::{Difference, reloadable_difference};
 pub use errors::{ConfigError, ConfigErrors, Position};
 pub use kafka::{
@@ -118,6 +121,8 @@ pub struct Config {
     pub portal: Portal,
     /// What usage is measured by; the default ones are among them.
     pub meters: Vec<Meter>,
+    /// Where records are kept as Parquet; none without the section.
+    pub archive: Option<Archive>,
     /// Where alerts go.
     pub alerts: Alerts,
     /// What they are about.

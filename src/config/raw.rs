@@ -52,6 +52,24 @@ pub(super) struct RawConfig {
     pub(super) alerts: RawAlerts,
     #[serde(default)]
     pub(super) budgets: Vec<Spanned<RawBudget>>,
+    pub(super) archive: Option<RawArchive>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawArchive {
+    pub(super) place: Text,
+    pub(super) region: Text,
+    pub(super) endpoint: Text,
+    pub(super) addresses: Text,
+    pub(super) keys: Text,
+    pub(super) buckets: Number,
+    pub(super) commit_interval_s: Number,
+    pub(super) commit_records_max: Number,
+    pub(super) group: Text,
+    pub(super) keep_requests_days: Number,
+    pub(super) keep_sessions_days: Number,
+    pub(super) keep_nodes_days: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

@@ -103,6 +103,7 @@ pub struct Book {
     seals: i64,
     changed: Changed,
     keeps_details: bool,
+    keeps_usage: bool,
     watcher: Option<Watcher>,
 }
 
@@ -165,6 +166,7 @@ impl Book {
             seals: found.seals,
             changed: Changed::default(),
             keeps_details: false,
+            keeps_usage: true,
             watcher: None,
         })
     }
@@ -172,6 +174,11 @@ impl Book {
     /// From now on, records themselves are kept too, to be looked up one by one.
     pub fn keep_details(&mut self) {
         self.keeps_details = true;
+    }
+
+    /// From now on only streams, gaps and positions are kept: what came, not what it is worth.
+    pub fn keep_no_usage(&mut self) {
+        self.keeps_usage = false;
     }
 
     /// Each record is shown to this too, once, when it comes for the first time.
@@ -335,9 +342,10 @@ impl Book {
     fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
         let hour_us = hour_of(record.at);
         match record.kind() {
+            RecordKind::Gap => self.gap(stream, record, hour_us),
+            _ if !self.keeps_usage => {}
             RecordKind::Request => self.request(stream, seq, record, hour_us),
             RecordKind::Session => self.session(stream, seq, record, hour_us),
-            RecordKind::Gap => self.gap(stream, record, hour_us),
             RecordKind::Node | RecordKind::Unspecified => {}
         }
     }

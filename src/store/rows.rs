@@ -144,7 +144,7 @@ pub struct Usage {
 }
 
 /// Whose records, as the tables name it.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct StreamPlace {
     /// Node.
     pub node: String,
@@ -155,7 +155,7 @@ pub struct StreamPlace {
 }
 
 /// What came of one stream.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamRow {
     /// Which.
     pub place: StreamPlace,
@@ -178,7 +178,7 @@ pub struct StreamRow {
 }
 
 /// Seqs that did not come.
-#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Gap {
     /// Whose.
     pub place: StreamPlace,
@@ -212,7 +212,7 @@ pub struct ItemRow {
 }
 
 /// A part of a source was read from here to there.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Move {
     /// The source, like `kafka/weir.usage`.
     pub source: String,

@@ -17,7 +17,7 @@ const MECHANISMS: &[&str] = &[
     "store",
     "wire",
 ];
-const STAGES: &[&str] = &["proxy", "shipper", "rollup", "alerts", "portal", "admin"];
+const STAGES: &[&str] = &["proxy", "shipper", "rollup", "archive", "alerts", "portal", "admin"];
 const ASSEMBLY: &[&str] = &[
     "app",
     "handover",
@@ -43,6 +43,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
         "rollup" => &["journal", "source", "store", "wire"],
+        "archive" => &["rollup", "store", "wire"],
         "alerts" => &["rollup", "store"],
         "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
