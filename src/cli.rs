@@ -53,6 +53,10 @@ pub enum Command {
     Audit(AuditArgs),
     /// Correct usage by hand: a row more, with who and why
     Correct(CorrectArgs),
+    /// Keep every record as Parquet, and prove that all of them are there
+    Archive(ArchiveArgs),
+    /// Erase what is known of an account or an address; bills stay as they are
+    Erase(EraseArgs),
     /// Make tokens that the ledger's portal takes, and keys that they are signed with
     Token(TokenArgs),
 }
@@ -702,6 +706,133 @@ pub struct CorrectedBy {
     /// Who corrects it [default: the user]
     #[arg(long, value_name = "NAME")]
     pub actor: Option<String>,
+}
+
+/// `weir archive`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir archive run --config /etc/weir/weir.toml\n  weir archive status --config F --from 2026-11-01 --to 2026-12-01\n  \
+                  weir archive verify --config F --json\n  weir archive hold add case-7 --account acme --reason \"court order 12/26\" --config F"
+)]
+pub struct ArchiveArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: ArchiveCommand,
+}
+
+/// What `weir archive` does.
+#[derive(Debug, Subcommand)]
+pub enum ArchiveCommand {
+    /// Write records as they come, until it is told to stop
+    Run {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// End when everything that is there was read; not for a topic, which has no end
+        #[arg(long)]
+        once: bool,
+    },
+    /// Say what there is, and whether all records of a time are there; exit code 1 if they are not
+    Status {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// From this time on, UTC: 2026-01-31 or 2026-01-31T12:00:00Z
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Up to this time [default: as far as anything came]
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prove that every file, row and sum is as it was written; exit code 1 if something was deleted, altered or added
+    Verify {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// The last commit's hash, as it was noted somewhere else: it must be in the chain
+        #[arg(long, value_name = "HASH")]
+        head: Option<String>,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Join small files, let old rows go, sweep leftovers, now
+    Compact {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// One JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Legal holds: what they cover is neither erased nor grows too old
+    Hold {
+        /// What to do.
+        #[command(subcommand)]
+        command: HoldCommand,
+    },
+}
+
+/// What `weir archive hold` does.
+#[derive(Debug, Subcommand)]
+pub enum HoldCommand {
+    /// Set one
+    Add {
+        /// What it is called
+        name: String,
+        /// Only this account's records
+        #[arg(long, value_name = "ACCOUNT")]
+        account: Option<String>,
+        /// From this time on, UTC
+        #[arg(long, value_name = "TIME")]
+        from: Option<String>,
+        /// Up to this time
+        #[arg(long, value_name = "TIME")]
+        to: Option<String>,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+    /// Lift one
+    Lift {
+        /// What it is called
+        name: String,
+        /// Which archive.
+        #[command(flatten)]
+        place: LedgerPlace,
+    },
+}
+
+/// `weir erase`
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  weir erase --account acme --dry-run --config /etc/weir/weir.toml\n  weir erase --subject 203.0.113.7 --config F",
+    group(ArgGroup::new("whose").required(true).args(["account", "subject"]))
+)]
+pub struct EraseArgs {
+    /// Which archive, and the ledger beside it.
+    #[command(flatten)]
+    pub place: LedgerPlace,
+    /// All of an account's
+    #[arg(long, value_name = "ACCOUNT")]
+    pub account: Option<String>,
+    /// All of an address's
+    #[arg(long, value_name = "ADDRESS")]
+    pub subject: Option<std::net::IpAddr>,
+    /// Say what would be erased, and change nothing
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Who does it [default: the user]
+    #[arg(long, value_name = "NAME")]
+    pub actor: Option<String>,
+    /// One JSON object
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `weir token`

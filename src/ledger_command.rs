@@ -20,9 +20,10 @@ use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use tracing::{error, info};
 
 use crate::alerts;
+use crate::archive::{self, Archiver};
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
 use crate::clock::{Clock, DAY_US, hour_of, parse_utc, utc_text};
-use crate::config::{Alerts, Budget, Config, KafkaSink, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::config::{Alerts, Archive, Budget, Config, Ledger, Meter, Portal, Sink, default_state_dir};
 use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
@@ -53,6 +54,8 @@ pub struct Setting {
     pub alerts: Alerts,
     /// `[[budgets]]`.
     pub budgets: Vec<Budget>,
+    /// `[archive]`.
+    pub archive: Option<Archive>,
 }
 
 impl Setting {
@@ -65,9 +68,9 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, .. } =
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, .. } =
             config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets })
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets, archive })
     }
 
     /// The store, which must be there.
@@ -85,6 +88,7 @@ impl Setting {
     }
 }
 
+/// What messages are verified with.
 fn options(ledger: &Ledger) -> anyhow::Result<Options> {
     let mut keys = Vec::new();
     for key in &ledger.verify_keys {
@@ -108,11 +112,12 @@ pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow
         std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
     }
     let store = runtime.block_on(Store::open(database)).with_context(|| format!("cannot open {}", shown(database)))?;
-    let feed = match &setting.sink {
-        Sink::None => Feed::Journal(JournalFeed::new(&setting.state_dir)),
-        Sink::File(file) => Feed::Files(FilesFeed::new(&file.path)),
-        Sink::Kafka(kafka) => Feed::Kafka(Box::new(KafkaFeed::new(join(setting, kafka, &store, runtime)?))),
+    let (known, handle) = (store.clone(), runtime.handle().clone());
+    let positions = move |source: &str| {
+        let found = handle.block_on(known.positions(source));
+        found.inspect_err(|error| error!(%error, "where to go on cannot be read")).ok()
     };
+    let feed = feed(setting, &setting.ledger.group, positions)?;
     setting.options()?;
     let ledger = setting.ledger.clone();
     let options = move || {
@@ -126,20 +131,25 @@ pub fn open(setting: &Setting, runtime: &Arc<tokio::runtime::Runtime>) -> anyhow
     Ok(Consumer::new(store, runtime.clone(), options, feed, batch).with_details(setting.ledger.details_keep_days > 0))
 }
 
-fn join(
+/// Where the sidecar leaves records. A topic is read by this consumer group; `positions` says where each of its parts goes on.
+pub fn feed(
     setting: &Setting,
-    kafka: &KafkaSink,
-    store: &Store,
-    runtime: &Arc<tokio::runtime::Runtime>,
-) -> anyhow::Result<Group> {
-    let (store, handle, source) = (store.clone(), runtime.handle().clone(), KafkaFeed::source(&kafka.topic));
+    group: &str,
+    positions: impl Fn(&str) -> Option<Vec<(String, i64)>> + Send + Sync + 'static,
+) -> anyhow::Result<Feed> {
+    let kafka = match &setting.sink {
+        Sink::None => return Ok(Feed::Journal(JournalFeed::new(&setting.state_dir))),
+        Sink::File(file) => return Ok(Feed::Files(FilesFeed::new(&file.path))),
+        Sink::Kafka(kafka) => kafka,
+    };
+    let source = KafkaFeed::source(&kafka.topic);
     let positions = move || {
-        let found = handle.block_on(store.positions(&source));
-        let found = found.inspect_err(|error| error!(%error, "where to go on cannot be read")).ok()?;
-        Some(found.into_iter().filter_map(|(part, at)| Some((part.parse().ok()?, at))).collect::<HashMap<i32, i64>>())
+        let found = positions(&source)?.into_iter();
+        Some(found.filter_map(|(part, at)| Some((part.parse().ok()?, at))).collect::<HashMap<i32, i64>>())
     };
     let properties = security(&kafka.kafka.properties);
-    Ok(Group::join(&kafka.bootstrap_servers, &kafka.topic, &setting.ledger.group, &properties, Arc::new(positions))?)
+    let group = Group::join(&kafka.bootstrap_servers, &kafka.topic, group, &properties, Arc::new(positions))?;
+    Ok(Feed::Kafka(Box::new(KafkaFeed::new(group))))
 }
 
 /// Of a producer's properties, those that a consumer has too.
@@ -176,6 +186,7 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     }
     let portal = if args.once { None } else { portal::start(portal_of(&setting, vitals.clone(), prometheus))? };
     runtime.spawn(forget(setting.ledger.clone(), setting.portal.access_keep_days));
+    let archiver = archiver_of(&setting, args.once, stop.clone())?;
     let (mut records, mut duplicates, mut reported) = (0, 0, std::time::Instant::now());
     while !stop.load(Ordering::Relaxed) {
         let progress = match consumer.step() {
@@ -209,8 +220,30 @@ pub fn run(args: &LedgerArgs) -> anyhow::Result<()> {
     if let Some(portal) = portal {
         portal.end();
     }
+    stop.store(true, Ordering::Relaxed);
+    if let Some(archiver) = archiver {
+        let archived = archiver.join().map_err(|_| anyhow::anyhow!("the archiver died"))??;
+        info!(records = archived, "archived");
+    }
     info!(records, duplicates, "the ledger ends");
     Ok(())
+}
+
+/// With `[archive]`, where the ledger reads something of this machine's: the archive is written by a thread beside it.
+fn archiver_of(
+    setting: &Setting,
+    is_once: bool,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Option<std::thread::JoinHandle<Result<u64, archive::Stop>>>> {
+    let Some(config) = &setting.archive else { return Ok(None) };
+    if matches!(setting.sink, Sink::Kafka(_)) {
+        // `weir archive run` reads the topic.
+        return Ok(None);
+    }
+    let none = || Options { keys: Vec::new(), hosts_max: 0 };
+    let mut archiver = Archiver::new(config.clone(), feed(setting, &config.group, |_| None)?, none)?;
+    let thread = std::thread::Builder::new().name("weir-archive".to_owned());
+    Ok(Some(thread.spawn(move || archiver.run(&stop, is_once))?))
 }
 
 /// What looks at budgets: by itself, or where everything is read once, at the end.
@@ -254,7 +287,7 @@ fn portal_of(setting: &Setting, vitals: Arc<Vitals>, prometheus: PrometheusHandl
 }
 
 /// Set once the system, or the user, wants it to end.
-fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
+pub fn stops(runtime: &tokio::runtime::Runtime) -> Arc<AtomicBool> {
     let stop = Arc::new(AtomicBool::new(false));
     let set = stop.clone();
     runtime.spawn(async move {

@@ -9,7 +9,7 @@
 //!   [`store`] (the database of the ledger)
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`archive`] (records → Parquet), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
-//!   [`geoip_command`], [`ledger_command`], [`usage_command`], [`audit_command`], [`correct_command`],
+//!   [`geoip_command`], [`ledger_command`], [`archive_command`], [`usage_command`], [`audit_command`], [`correct_command`],
 //!   [`token_command`], [`key_command`], [`demo`]
 
 pub mod clock;
@@ -40,6 +40,7 @@ pub mod rollup;
 pub mod shipper;
 
 pub mod app;
+pub mod archive_command;
 pub mod audit_command;
 pub mod cli;
 pub mod correct_command;

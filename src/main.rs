@@ -41,6 +41,8 @@ fn main() -> ExitCode {
         Command::Period(args) => weir::ledger_command::period(&args),
         Command::Audit(args) => weir::audit_command::run(&args),
         Command::Correct(args) => weir::correct_command::run(&args),
+        Command::Archive(args) => weir::archive_command::run(&args),
+        Command::Erase(args) => weir::archive_command::erase(&args),
         Command::Token(args) => weir::token_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };

@@ -114,14 +114,13 @@ pub struct Removed {
     pub is_replaced: bool,
 }
 
-/// Rows that are gone because they grew too old, by stream.
+/// Rows of a table that are gone because they grew too old.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Expired {
     /// Table that they were in.
     pub table: Table,
     /// Whose they were, and between which seqs.
-    #[serde(flatten)]
-    pub rows: Rows,
+    pub streams: Vec<Rows>,
     /// Sums of their byte columns.
     pub sums: [i64; COLUMNS],
 }
@@ -274,7 +273,7 @@ pub struct Manifest {
     pub gaps: Vec<Gap>,
     /// Where reading goes on: source, part, position; in order.
     pub positions: Vec<(String, String, i64)>,
-    /// Rows that are gone, by table and stream.
+    /// Rows that are gone, by table.
     pub expired: Vec<Expired>,
     /// What could not be read.
     pub unreadable: Vec<Unreadable>,
@@ -306,10 +305,69 @@ impl Manifest {
     /// Of an archive, as it is now.
     pub fn read(place: &Place) -> Result<Self, Error> {
         let mut manifest = Self::checkpoint(place)?.unwrap_or_default();
-        while let Some((commit, hash)) = read_commit(place, manifest.number + 1)? {
-            manifest.take(commit, hash)?;
-        }
+        manifest.follow(place)?;
         Ok(manifest)
+    }
+
+    /// Takes the commits that were made since.
+    pub fn follow(&mut self, place: &Place) -> Result<(), Error> {
+        while let Some((commit, hash)) = read_commit(place, self.number + 1)? {
+            self.take(commit, hash)?;
+        }
+        Ok(())
+    }
+
+    /// Makes a commit, behind whatever others commit meanwhile. False: those have changed what it is about.
+    pub fn commit(&mut self, place: &Place, mut commit: Commit) -> Result<bool, Error> {
+        loop {
+            (commit.number, commit.previous) = (self.number + 1, self.head);
+            let path = Commit::path(commit.number);
+            let bytes = serde_json::to_vec(&commit)
+                .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() })?;
+            let hash = Hash::of(&bytes);
+            // Where the answer was lost, it is there and it is ours.
+            let is_ours =
+                place.create(&path, bytes)? || place.read(&path)?.is_some_and(|found| Hash::of(&found) == hash);
+            if is_ours {
+                self.take(commit, hash)?;
+                if self.number.is_multiple_of(CHECKPOINT_EVERY) {
+                    self.write_checkpoint(place)?;
+                }
+                return Ok(true);
+            }
+            self.follow(place)?;
+            if !self.allows(&commit) {
+                return Ok(false);
+            }
+        }
+    }
+
+    /// Whether what a commit goes on from is still as it was.
+    fn allows(&self, commit: &Commit) -> bool {
+        let position = |of: &Move| {
+            let found =
+                self.positions.binary_search_by(|(source, part, _)| (source, part).cmp(&(&of.source, &of.part)));
+            found.ok().map(|at| self.positions[at].2)
+        };
+        let revision = |row: &StreamRow| {
+            let found = self.streams.binary_search_by(|known| known.place.cmp(&row.place));
+            found.map_or(0, |at| self.streams[at].revision)
+        };
+        commit.moves.iter().all(|of| position(of) == of.from)
+            && commit.streams.iter().all(|row| revision(row) == row.revision)
+            && commit.remove.iter().all(|removed| self.files.contains_key(&removed.path))
+    }
+
+    fn write_checkpoint(&self, place: &Place) -> Result<(), Error> {
+        let path = format!("{CHECKPOINTS}/{:012}.json", self.number);
+        let bytes = serde_json::to_vec(self)
+            .map_err(|error| Error::Damaged { path: path.clone(), reason: error.to_string() })?;
+        place.write(&path, bytes)?;
+        let older = place.list(CHECKPOINTS)?;
+        for found in older.iter().rev().skip(2) {
+            place.remove(&found.path)?;
+        }
+        Ok(())
     }
 
     fn checkpoint(place: &Place) -> Result<Option<Self>, Error> {
@@ -333,7 +391,8 @@ impl Manifest {
             self.files.remove(&removed.path);
         }
         self.files.extend(commit.add.into_iter().map(|file| (file.path.clone(), file)));
-        for row in commit.streams {
+        for mut row in commit.streams {
+            row.revision += 1;
             match self.streams.binary_search_by(|known| known.place.cmp(&row.place)) {
                 Ok(at) => self.streams[at] = row,
                 Err(at) => self.streams.insert(at, row),
@@ -348,9 +407,8 @@ impl Manifest {
             }
         }
         for gone in commit.expired {
-            let same = |known: &&mut Expired| known.table == gone.table && known.rows.place == gone.rows.place;
-            match self.expired.iter_mut().find(same) {
-                Some(known) => known.join(&gone),
+            match self.expired.iter_mut().find(|known| known.table == gone.table) {
+                Some(known) => known.join(gone),
                 None => self.expired.push(gone),
             }
         }
@@ -388,23 +446,36 @@ impl Manifest {
         self.files.values().filter(is_wanted).collect()
     }
 
-    /// The hold that keeps something of this time and account, if any; without an account, anybody's.
-    pub fn hold_on(&self, account: Option<&str>, from_us: i64, to_us: i64) -> Option<&Hold> {
-        self.holds.iter().find(|hold| {
-            let is_theirs = match (&hold.account, account) {
-                (Some(held), Some(account)) => held == account,
-                _ => true,
-            };
-            is_theirs && hold.from_us < to_us && from_us < hold.to_us
-        })
+    /// The hold that keeps something of this account's in a span of time, if any.
+    pub fn hold_on(&self, account: &str, from_us: i64, to_us: i64) -> Option<&Hold> {
+        let is_theirs = |hold: &Hold| hold.account.as_deref().is_none_or(|held| held == account);
+        self.holds.iter().find(|hold| is_theirs(hold) && hold.from_us < to_us && from_us < hold.to_us)
+    }
+
+    /// The hold that keeps a file, because it may have rows that are held.
+    pub fn hold_on_file(&self, file: &File) -> Option<&Hold> {
+        let may_have = |hold: &Hold| {
+            let is_theirs = |account: &String| super::schema::bucket(account, file.buckets) == file.bucket;
+            hold.account.as_ref().is_none_or(is_theirs)
+        };
+        let overlaps = |hold: &Hold| hold.from_us <= file.last_at_us && file.first_at_us < hold.to_us;
+        self.holds.iter().find(|hold| overlaps(hold) && may_have(hold))
     }
 }
 
 impl Expired {
-    fn join(&mut self, other: &Self) {
-        self.rows.first_seq = self.rows.first_seq.min(other.rows.first_seq);
-        self.rows.next_seq = self.rows.next_seq.max(other.rows.next_seq);
-        self.rows.rows += other.rows.rows;
+    /// Adds another's of the same table.
+    pub fn join(&mut self, other: Self) {
+        for rows in other.streams {
+            match self.streams.iter_mut().find(|known| known.place == rows.place) {
+                Some(known) => {
+                    known.first_seq = known.first_seq.min(rows.first_seq);
+                    known.next_seq = known.next_seq.max(rows.next_seq);
+                    known.rows += rows.rows;
+                }
+                None => self.streams.push(rows),
+            }
+        }
         self.sums = std::array::from_fn(|column| self.sums[column] + other.sums[column]);
     }
 }

@@ -4,13 +4,26 @@
 //! Kafka · journal · files ─ feed ─► book (what came, once) ─ rows ─► files, durable ─► one commit to the manifest ─► queries
 //! ```
 
+mod archiver;
+pub mod erase;
+mod file;
+pub mod keys;
 pub mod manifest;
 mod place;
+mod proof;
+mod rows;
 pub mod schema;
+#[cfg(test)]
+mod tests;
+mod upkeep;
+pub mod verify;
 
+pub use archiver::{Archiver, Progress, Stop};
+pub use keys::Keys;
 pub use manifest::Manifest;
 pub use place::{Found, Place};
 pub use schema::Table;
+pub use upkeep::{Kept, keep};
 
 use std::path::PathBuf;
 
@@ -39,6 +52,54 @@ pub enum Error {
         /// Why not.
         source: Box<object_store::Error>,
     },
+    /// Rows cannot be put together.
+    #[error("rows of {table} do not fit its columns")]
+    Columns {
+        /// Which table.
+        table: &'static str,
+        /// Why not.
+        source: arrow_schema::ArrowError,
+    },
+    /// A column is not there, or of another type.
+    #[error("a file of {table} has no column {name}, or one of another type; run `weir archive verify`")]
+    Column {
+        /// Which table.
+        table: &'static str,
+        /// Which column.
+        name: &'static str,
+    },
+    /// Parquet.
+    #[error("cannot {operation} {path}")]
+    Parquet {
+        /// What was to be done.
+        operation: &'static str,
+        /// Which file.
+        path: String,
+        /// Why not.
+        source: parquet::errors::ParquetError,
+    },
+    /// A file of keys.
+    #[error("{} is no file of keys: {reason}", path.display())]
+    Key {
+        /// Which.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// A legal hold wins.
+    #[error("legal hold {name:?} keeps it ({reason}): nothing was erased; `weir archive hold lift` ends the hold")]
+    Held {
+        /// Its name.
+        name: String,
+        /// Why it is there.
+        reason: String,
+    },
+    /// Others have changed the same files.
+    #[error("another process has changed the same files: do it again")]
+    Busy,
+    /// No randomness.
+    #[error("no random numbers for a key")]
+    NoRandomness,
     /// Not what was written.
     #[error("{path} is damaged, or of another release: {reason}; run `weir archive verify`")]
     Damaged {

@@ -23,7 +23,12 @@ use crate::config::{ArchivePlace, S3};
 
 /// A place for objects.
 #[derive(Clone, Debug)]
-pub struct Place(Inner);
+pub struct Place {
+    inner: Inner,
+    /// So many changes more, and it stands still like a machine that was switched off.
+    #[cfg(test)]
+    pub(super) stop_after: Arc<std::sync::atomic::AtomicI64>,
+}
 
 #[derive(Clone, Debug)]
 enum Inner {
@@ -56,19 +61,36 @@ impl Place {
     pub fn open(configured: &ArchivePlace) -> Result<Self, Error> {
         match configured {
             ArchivePlace::Directory(root) => Self::directory(root),
-            ArchivePlace::S3(s3) => Ok(Self(Inner::Bucket(Arc::new(Bucket::open(s3)?)))),
+            ArchivePlace::S3(s3) => Ok(Self::of(Inner::Bucket(Arc::new(Bucket::open(s3)?)))),
         }
     }
 
     /// A directory, which is made if it is not there.
     pub fn directory(root: &Path) -> Result<Self, Error> {
         fs::create_dir_all(root).map_err(|source| Error::Io { operation: "make", path: root.to_owned(), source })?;
-        Ok(Self(Inner::Directory(root.to_owned())))
+        Ok(Self::of(Inner::Directory(root.to_owned())))
+    }
+
+    fn of(inner: Inner) -> Self {
+        Self {
+            inner,
+            #[cfg(test)]
+            stop_after: Arc::new(i64::MAX.into()),
+        }
+    }
+
+    /// Before each change.
+    #[cfg(test)]
+    fn change(&self, path: &str) -> Result<(), Error> {
+        if self.stop_after.fetch_sub(1, std::sync::atomic::Ordering::Relaxed) > 0 {
+            return Ok(());
+        }
+        Err(Error::Io { operation: "change", path: path.into(), source: std::io::Error::other("it is switched off") })
     }
 
     /// What it is called in messages.
     pub fn name(&self) -> String {
-        match &self.0 {
+        match &self.inner {
             Inner::Directory(root) => root.display().to_string(),
             Inner::Bucket(bucket) => bucket.url.clone(),
         }
@@ -76,7 +98,7 @@ impl Place {
 
     /// Everything below a folder, in order.
     pub fn list(&self, folder: &str) -> Result<Vec<Found>, Error> {
-        let mut found = match &self.0 {
+        let mut found = match &self.inner {
             Inner::Directory(root) => {
                 let mut found = Vec::new();
                 list_directory(root, folder, &mut found)?;
@@ -90,7 +112,7 @@ impl Place {
 
     /// All of an object; none where there is none.
     pub fn read(&self, path: &str) -> Result<Option<Vec<u8>>, Error> {
-        match &self.0 {
+        match &self.inner {
             Inner::Directory(root) => {
                 let file = root.join(path);
                 match fs::read(&file) {
@@ -105,7 +127,9 @@ impl Place {
 
     /// Makes an object that is not there yet. False: it is.
     pub fn create(&self, path: &str, bytes: Vec<u8>) -> Result<bool, Error> {
-        match &self.0 {
+        #[cfg(test)]
+        self.change(path)?;
+        match &self.inner {
             Inner::Directory(root) => {
                 let draft = write_draft(root, path, &bytes)?;
                 let file = root.join(path);
@@ -125,7 +149,9 @@ impl Place {
 
     /// Makes an object, or replaces it.
     pub fn write(&self, path: &str, bytes: Vec<u8>) -> Result<(), Error> {
-        match &self.0 {
+        #[cfg(test)]
+        self.change(path)?;
+        match &self.inner {
             Inner::Directory(root) => {
                 let draft = write_draft(root, path, &bytes)?;
                 let file = root.join(path);
@@ -142,7 +168,9 @@ impl Place {
 
     /// Removes an object, if it is there.
     pub fn remove(&self, path: &str) -> Result<(), Error> {
-        match &self.0 {
+        #[cfg(test)]
+        self.change(path)?;
+        match &self.inner {
             Inner::Directory(root) => {
                 let file = root.join(path);
                 remove_file(&file)?;

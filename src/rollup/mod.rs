@@ -76,7 +76,7 @@ pub use audit_part::{Cause, Part, PartAudit, Watch, part_usage};
 pub use book::{Book, GAP, Options, Refused, Spot, UNITEMISED, Watcher, fingerprint_of, seqs, tally_of};
 pub use consume::{Consumer, Progress, Stop, load};
 pub use correction::{Change, corrected};
-pub use feed::{Feed, FilesFeed, JournalFeed, KafkaFeed};
+pub use feed::{Error as FeedError, Feed, FilesFeed, JournalFeed, KafkaFeed};
 pub use meter::{Amount, amount, shown};
 pub use tally::Tally;
 pub use watermark::{Node, nodes, seal};

@@ -114,6 +114,15 @@ fn pack(runs: &[(&String, &Run)]) -> std::io::Result<Option<Block>> {
     }))
 }
 
+/// Records packed as those of a block are.
+pub(super) fn repack(records: &[UsageRecord]) -> Result<Vec<u8>, String> {
+    let mut raw = Vec::new();
+    for record in records {
+        record.encode_length_delimited(&mut raw).map_err(|error| error.to_string())?;
+    }
+    zstd::bulk::compress(&raw, ZSTD_LEVEL).map_err(|error| error.to_string())
+}
+
 /// The records of a block. An error says why it cannot be read.
 pub(super) fn unpack(bytes: &[u8]) -> Result<Vec<UsageRecord>, String> {
     let size = zstd::zstd_safe::get_frame_content_size(bytes).ok().flatten().unwrap_or(BYTES_MAX as u64);

@@ -37,6 +37,7 @@ mod corrections;
 mod details;
 mod proof;
 mod query;
+mod redact;
 mod rows;
 mod seal;
 mod slice;

@@ -8,6 +8,7 @@
 
 mod accounting;
 mod architecture;
+mod archive;
 mod attribution;
 mod clock;
 mod disk;

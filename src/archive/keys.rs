@@ -1,0 +1,327 @@
+//! The keys of whole addresses: one for each account and UTC day, each of which can be destroyed.
+//!
+//! ```text
+//! <keys>/master.key        64 hexadecimal digits
+//! <keys>/2026-11-23.keys   a line for each account: `<hash of its name> <its key, under the master key>`, both hexadecimal
+//! <keys>/lock              held by whoever changes a file
+//! ```
+//!
+//! An address is encrypted with ipcrypt-deterministic: one AES block, 16 bytes in and out. *Deterministic*, so that equal addresses are equal
+//! and can be counted, joined and found without any key, within an account and a day; they compress as well as plain ones (AES-GCM would
+//! add 28 bytes to each row and make all of them different). It proves nothing, and need not: the manifest has each file's hash.
+//! Across days and accounts nothing can be compared: whoever has no key learns of an address that it came again today.
+//!
+//! A key is on the disk before anything is encrypted with it. Destroying one writes its day's file anew and overwrites the old one;
+//! where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all keys at once. Keys are kept
+//! under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth nothing.
+//!
+//! Files and directory are the owner's alone (0600, 0700).
+
+use std::collections::{BTreeMap, HashMap};
+use std::fs::{self, File, OpenOptions};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use ipcrypt_rs::Ipcrypt;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::Error;
+use crate::clock::{DAY_US, date_of, parse_utc};
+use crate::ids::{hex, unhex};
+
+/// Keys that are ready in memory; beyond, all are read again.
+const READY_MAX: usize = 100_000;
+
+/// Which account, without its name.
+type Owner = [u8; 16];
+
+/// A directory of keys.
+pub struct Keys {
+    directory: PathBuf,
+    master: LessSafeKey,
+    random: SystemRandom,
+    ready: HashMap<(Owner, i64), Ipcrypt>,
+    /// The account that was asked for last: most records follow one of their account.
+    last: Option<(String, Owner)>,
+}
+
+impl Keys {
+    /// Opens a directory, or makes it with a master key.
+    pub fn open(directory: &Path) -> Result<Self, Error> {
+        let failed = |operation: &'static str, path: &Path| {
+            let path = path.to_owned();
+            move |source| Error::Io { operation, path, source }
+        };
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make", directory))?;
+        let path = directory.join("master.key");
+        let random = SystemRandom::new();
+        let mut secret = [0; 32];
+        random.fill(&mut secret).map_err(|_| Error::NoRandomness)?;
+        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
+            Ok(mut file) => {
+                let text = format!("{}\n", hex(&secret));
+                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
+                sync(directory)?;
+            }
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(failed("make", &path)(error)),
+        }
+        let text = fs::read(&path).map_err(failed("read", &path))?;
+        let bytes = unhex(text.trim_ascii()).filter(|bytes| bytes.len() == 32);
+        let bytes = bytes.ok_or_else(|| Error::Key { path, reason: "it holds no 64 hexadecimal digits".to_owned() })?;
+        let master = UnboundKey::new(&AES_256_GCM, &bytes).map_err(|_| Error::NoRandomness)?;
+        Ok(Self {
+            directory: directory.to_owned(),
+            master: LessSafeKey::new(master),
+            random,
+            ready: HashMap::new(),
+            last: None,
+        })
+    }
+
+    /// Encrypts an address of this account and time; its key is made if there is none.
+    pub fn seal(&mut self, account: &str, at_us: i64, mut address: [u8; 16]) -> Result<[u8; 16], Error> {
+        let day = at_us.div_euclid(DAY_US);
+        let owner = match &self.last {
+            Some((known, owner)) if known == account => *owner,
+            _ => {
+                let owner = owner(account);
+                self.last = Some((account.to_owned(), owner));
+                owner
+            }
+        };
+        if !self.ready.contains_key(&(owner, day)) {
+            self.make(owner, day)?;
+        }
+        let Some(key) = self.ready.get(&(owner, day)) else { return Err(Error::NoRandomness) };
+        key.encrypt_ip16(&mut address);
+        Ok(address)
+    }
+
+    /// Reads an encrypted address; none where its key was destroyed.
+    pub fn unseal(&mut self, account: &str, at_us: i64, mut sealed: [u8; 16]) -> Result<Option<[u8; 16]>, Error> {
+        let Some(key) = self.known(account, at_us)? else { return Ok(None) };
+        key.decrypt_ip16(&mut sealed);
+        Ok(Some(sealed))
+    }
+
+    /// What an address looks like if it is encrypted at this time; none where there is no key. Makes none.
+    pub fn sealed(&mut self, account: &str, at_us: i64, mut address: [u8; 16]) -> Result<Option<[u8; 16]>, Error> {
+        let Some(key) = self.known(account, at_us)? else { return Ok(None) };
+        key.encrypt_ip16(&mut address);
+        Ok(Some(address))
+    }
+
+    fn known(&mut self, account: &str, at_us: i64) -> Result<Option<&Ipcrypt>, Error> {
+        let place = (owner(account), at_us.div_euclid(DAY_US));
+        if !self.ready.contains_key(&place) {
+            self.learn(place.1)?;
+        }
+        Ok(self.ready.get(&place))
+    }
+
+    /// Destroys an account's keys of all days; says how many there were.
+    pub fn destroy(&mut self, account: &str) -> Result<i64, Error> {
+        let owner = owner(account);
+        let _lock = self.lock()?;
+        let mut destroyed = 0;
+        for day in self.days()? {
+            let mut lines = self.read(day)?;
+            if lines.remove(&owner).is_none() {
+                continue;
+            }
+            destroyed += 1;
+            self.replace(day, &lines)?;
+        }
+        self.ready.retain(|(of, _), _| *of != owner);
+        Ok(destroyed)
+    }
+
+    /// Destroys all keys of days that ended before this time: nothing is left that was encrypted with them.
+    pub fn destroy_before(&mut self, before_us: i64) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        for day in self.days()?.into_iter().filter(|day| (day + 1) * DAY_US <= before_us) {
+            self.replace(day, &BTreeMap::new())?;
+        }
+        Ok(())
+    }
+
+    fn path(&self, day: i64) -> PathBuf {
+        let (year, month, day) = date_of(day * DAY_US);
+        self.directory.join(format!("{year:04}-{month:02}-{day:02}.keys"))
+    }
+
+    fn days(&self) -> Result<Vec<i64>, Error> {
+        let failed = |source| Error::Io { operation: "list", path: self.directory.clone(), source };
+        let mut days = Vec::new();
+        for entry in fs::read_dir(&self.directory).map_err(failed)? {
+            let name = entry.map_err(failed)?.file_name();
+            let day = name.to_str().and_then(|name| name.strip_suffix(".keys")).and_then(parse_utc);
+            days.extend(day.map(|at_us| at_us / DAY_US));
+        }
+        Ok(days)
+    }
+
+    /// Whoever has it may change files; it ends when it is dropped.
+    fn lock(&self) -> Result<File, Error> {
+        let path = self.directory.join("lock");
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+        let locked = file.and_then(|file| file.lock().map(|()| file));
+        locked.map_err(|source| Error::Io { operation: "lock", path, source })
+    }
+
+    fn make(&mut self, owner: Owner, day: i64) -> Result<(), Error> {
+        let _lock = self.lock()?;
+        self.learn(day)?;
+        if self.ready.contains_key(&(owner, day)) {
+            return Ok(());
+        }
+        let mut key = [0; 16];
+        self.random.fill(&mut key).map_err(|_| Error::NoRandomness)?;
+        let path = self.path(day);
+        let is_new = !path.exists();
+        let line = format!("{} {}\n", hex(&owner), hex(&self.wrap(owner, day, key)?));
+        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
+        let written = file.and_then(|mut file| file.write_all(line.as_bytes()).and_then(|()| file.sync_all()));
+        written.map_err(|source| Error::Io { operation: "write", path, source })?;
+        if is_new {
+            sync(&self.directory)?;
+        }
+        self.ready.insert((owner, day), Ipcrypt::new(key));
+        Ok(())
+    }
+
+    /// Reads a day's keys into memory.
+    fn learn(&mut self, day: i64) -> Result<(), Error> {
+        if self.ready.len() > READY_MAX {
+            self.ready.clear();
+        }
+        for (owner, key) in self.read(day)? {
+            self.ready.insert((owner, day), Ipcrypt::new(key));
+        }
+        Ok(())
+    }
+
+    fn read(&self, day: i64) -> Result<BTreeMap<Owner, [u8; 16]>, Error> {
+        let path = self.path(day);
+        let text = match fs::read_to_string(&path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+            Err(source) => return Err(Error::Io { operation: "read", path, source }),
+        };
+        // A line that a kill has torn has encrypted nothing.
+        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
+        let mut keys = BTreeMap::new();
+        for line in whole {
+            let read = line.trim_end().split_once(' ').and_then(|(owner, wrapped)| {
+                let owner: Owner = unhex(owner.as_bytes())?.try_into().ok()?;
+                Some((owner, self.unwrap(owner, day, unhex(wrapped.as_bytes())?)?))
+            });
+            let Some((owner, key)) = read else {
+                let reason = "a line of it is no key under the master key beside it".to_owned();
+                return Err(Error::Key { path, reason });
+            };
+            keys.insert(owner, key);
+        }
+        Ok(keys)
+    }
+
+    /// Writes a day's file anew, or removes it; then overwrites what it was.
+    fn replace(&self, day: i64, keys: &BTreeMap<Owner, [u8; 16]>) -> Result<(), Error> {
+        let path = self.path(day);
+        let failed = |operation: &'static str| {
+            let path = path.clone();
+            move |source| Error::Io { operation, path, source }
+        };
+        let mut old = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+        if keys.is_empty() {
+            fs::remove_file(&path).map_err(failed("remove"))?;
+        } else {
+            let mut text = String::new();
+            for (owner, key) in keys {
+                text += &format!("{} {}\n", hex(owner), hex(&self.wrap(*owner, day, *key)?));
+            }
+            let draft = path.with_extension("draft");
+            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+            let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+            written.and_then(|()| fs::rename(&draft, &path)).map_err(failed("write"))?;
+        }
+        sync(&self.directory)?;
+        let bytes = old.metadata().map_err(failed("overwrite"))?.len();
+        let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
+        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(failed("overwrite"))
+    }
+
+    fn wrap(&self, owner: Owner, day: i64, key: [u8; 16]) -> Result<Vec<u8>, Error> {
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).map_err(|_| Error::NoRandomness)?;
+        let mut wrapped = key.to_vec();
+        let sealed =
+            self.master.seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad(owner, day), &mut wrapped);
+        sealed.map_err(|_| Error::NoRandomness)?;
+        Ok([nonce.as_slice(), &wrapped].concat())
+    }
+
+    fn unwrap(&self, owner: Owner, day: i64, mut wrapped: Vec<u8>) -> Option<[u8; 16]> {
+        let nonce: [u8; NONCE_LEN] = wrapped.get(..NONCE_LEN)?.try_into().ok()?;
+        let sealed = wrapped.get_mut(NONCE_LEN..)?;
+        let key = self.master.open_in_place(Nonce::assume_unique_for_key(nonce), aad(owner, day), sealed).ok()?;
+        (&*key).try_into().ok()
+    }
+}
+
+fn owner(account: &str) -> Owner {
+    let mut owner = [0; 16];
+    owner.copy_from_slice(&blake3::hash(account.as_bytes()).as_bytes()[..16]);
+    owner
+}
+
+fn aad(owner: Owner, day: i64) -> Aad<[u8; 24]> {
+    let mut bytes = [0; 24];
+    bytes[..16].copy_from_slice(&owner);
+    bytes[16..].copy_from_slice(&day.to_le_bytes());
+    Aad::from(bytes)
+}
+
+fn sync(directory: &Path) -> Result<(), Error> {
+    let synced = File::open(directory).and_then(|open| open.sync_all());
+    synced.map_err(|source| Error::Io { operation: "sync", path: directory.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_destroyed_key_reads_nothing_and_no_other_is_touched() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut keys = Keys::open(&directory.path().join("keys")).unwrap();
+        let address = [7; 16];
+        let sealed = keys.seal("acme", 5, address).unwrap();
+        let others = keys.seal("globex", 5, address).unwrap();
+        let next_day = keys.seal("acme", DAY_US + 5, address).unwrap();
+        assert_eq!(keys.seal("acme", DAY_US - 1, address).unwrap(), sealed);
+        assert!(sealed != address && sealed != others && sealed != next_day);
+        let mut again = Keys::open(&directory.path().join("keys")).unwrap();
+        assert_eq!(again.unseal("acme", 5, sealed).unwrap(), Some(address));
+        assert_eq!(again.sealed("acme", 5, address).unwrap(), Some(sealed));
+        assert_eq!(again.destroy("acme").unwrap(), 2);
+        assert_eq!(again.destroy("acme").unwrap(), 0);
+        let mut after = Keys::open(&directory.path().join("keys")).unwrap();
+        assert_eq!(after.unseal("acme", 5, sealed).unwrap(), None);
+        assert_eq!(after.unseal("globex", 5, others).unwrap(), Some(address));
+        after.destroy_before(2 * DAY_US).unwrap();
+        assert_eq!(Keys::open(&directory.path().join("keys")).unwrap().unseal("globex", 5, others).unwrap(), None);
+    }
+
+    #[test]
+    fn without_their_master_key_they_are_worth_nothing() {
+        let directory = tempfile::tempdir().unwrap();
+        let sealed = Keys::open(directory.path()).unwrap().seal("acme", 5, [7; 16]).unwrap();
+        fs::remove_file(directory.path().join("master.key")).unwrap();
+        let read = Keys::open(directory.path()).unwrap().unseal("acme", 5, sealed);
+        assert!(matches!(read, Err(Error::Key { .. })));
+    }
+}
