@@ -172,7 +172,9 @@ pub fn read(path: &Path) -> Result<Log, Error> {
         match serde_json::from_slice::<Entry>(&line) {
             Ok(entry) => {
                 if entry.previous != log.head {
-                    log.flaws.push(format!("line {number}: what stands before it is not what stood there when it was written"));
+                    log.flaws.push(format!(
+                        "line {number}: what stands before it is not what stood there when it was written"
+                    ));
                 }
                 if entry.seq != next {
                     log.flaws.push(format!("line {number}: it is entry {}, and {next} was to come", entry.seq));
@@ -214,7 +216,8 @@ fn last_line(file: &mut File, path: &Path) -> Result<Last, Error> {
     if line.len() as u64 > LINE_BYTES_MAX {
         return Err(Error::NotOurs(path.to_owned()));
     }
-    let whole = std::iter::once(line.as_slice()).chain(lines).find_map(|line| serde_json::from_slice::<Entry>(line).ok());
+    let whole =
+        std::iter::once(line.as_slice()).chain(lines).find_map(|line| serde_json::from_slice::<Entry>(line).ok());
     Ok(Last { line: Some(line), next: whole.map_or(0, |entry| entry.seq + 1), is_torn })
 }
 

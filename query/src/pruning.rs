@@ -7,18 +7,26 @@
 use std::collections::HashSet;
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, BooleanArray, Int32Array, TimestampMicrosecondArray, UInt64Array};
+use arrow::array::{
+    ArrayRef, BooleanArray, FixedSizeBinaryBuilder, Int32Array, TimestampMicrosecondArray, UInt64Array,
+};
 use datafusion::common::Column;
 use datafusion::common::pruning::PruningStatistics;
 use datafusion::physical_expr::PhysicalExpr;
-use datafusion::physical_optimizer::pruning::PruningPredicate;
+use datafusion::physical_optimizer::pruning::PruningPredicateBuilder;
 use datafusion::scalar::ScalarValue;
+use weir::archive::Table;
 use weir::archive::manifest::File;
 use weir::archive::schema::bucket;
+use weir::ids::unhex;
 
 /// Those of the files that can have a row for which the condition holds.
-pub fn worth_opening(files: &[File], condition: Arc<dyn PhysicalExpr>, schema: &arrow::datatypes::SchemaRef) -> Vec<File> {
-    let predicate = PruningPredicate::try_new(condition, schema.clone());
+pub fn worth_opening(
+    files: &[File],
+    condition: Arc<dyn PhysicalExpr>,
+    schema: &arrow::datatypes::SchemaRef,
+) -> Vec<File> {
+    let predicate = PruningPredicateBuilder::new().with_file_schema(schema.clone()).try_build(condition);
     let kept = predicate.and_then(|predicate| predicate.prune(&Known(files)));
     match kept {
         Ok(kept) => files.iter().zip(kept).filter(|(_, is_kept)| *is_kept).map(|(file, _)| file.clone()).collect(),
@@ -34,6 +42,22 @@ impl Known<'_> {
         Arc::new(self.0.iter().map(|file| Some(of(file))).collect::<TimestampMicrosecondArray>().with_timezone("UTC"))
     }
 
+    /// The least (0) or greatest (1) id of each file; none of this column's where the manifest has another's.
+    fn ids(&self, column: &str, which: usize) -> Option<ArrayRef> {
+        let is_kept = |file: &File| {
+            matches!((file.table, column), (Table::Requests, "request_id") | (Table::Sessions, "session_id"))
+        };
+        let mut ids = FixedSizeBinaryBuilder::with_capacity(self.0.len(), 16);
+        for file in self.0 {
+            let kept = file.ids.as_ref().filter(|_| is_kept(file)).and_then(|ids| unhex(ids.get(which)?.as_bytes()));
+            match kept {
+                Some(id) => ids.append_value(id).ok()?,
+                None => ids.append_null(),
+            }
+        }
+        Some(Arc::new(ids.finish()))
+    }
+
     fn buckets(&self) -> ArrayRef {
         Arc::new(self.0.iter().map(|file| i32::try_from(file.bucket).ok()).collect::<Int32Array>())
     }
@@ -43,6 +67,7 @@ impl PruningStatistics for Known<'_> {
     fn min_values(&self, column: &Column) -> Option<ArrayRef> {
         match column.name.as_str() {
             "at" => Some(self.times(|file| file.first_at_us)),
+            id @ ("request_id" | "session_id") => self.ids(id, 0),
             "account_bucket" => Some(self.buckets()),
             _ => None,
         }
@@ -51,6 +76,7 @@ impl PruningStatistics for Known<'_> {
     fn max_values(&self, column: &Column) -> Option<ArrayRef> {
         match column.name.as_str() {
             "at" => Some(self.times(|file| file.last_at_us)),
+            id @ ("request_id" | "session_id") => self.ids(id, 1),
             "account_bucket" => Some(self.buckets()),
             _ => None,
         }

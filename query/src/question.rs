@@ -132,6 +132,8 @@ fn value(text: &str, kind: &DataType) -> Option<ScalarValue> {
         DataType::Utf8 | DataType::Utf8View | DataType::LargeUtf8 | DataType::Null => {
             Some(ScalarValue::Utf8(Some(text.to_owned())))
         }
+        // Nobody's id and nobody's address is empty: it is how a report leaves one open.
+        DataType::FixedSizeBinary(bytes) if text.is_empty() => Some(ScalarValue::FixedSizeBinary(*bytes, None)),
         DataType::FixedSizeBinary(bytes) => {
             let octets = octets(text).filter(|octets| i32::try_from(octets.len()) == Ok(*bytes))?;
             Some(ScalarValue::FixedSizeBinary(*bytes, Some(octets)))
@@ -228,10 +230,14 @@ mod tests {
             assert!(ask(sql, &[]).await.is_err(), "{sql}");
         }
         assert!(!std::path::Path::new("/tmp/stolen.csv").exists());
-        for sql in ["SELECT * FROM '/etc/passwd'", "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM \"/etc/passwd\""] {
+        for sql in
+            ["SELECT * FROM '/etc/passwd'", "SELECT * FROM read_csv('/etc/passwd')", "SELECT * FROM \"/etc/passwd\""]
+        {
             assert!(ask(sql, &[]).await.is_err(), "{sql}");
         }
-        for sql in ["SELECT 1", "WITH x AS (SELECT 1 AS a) SELECT a FROM x", "VALUES (1)", "EXPLAIN SELECT 1", "(SELECT 1)"] {
+        for sql in
+            ["SELECT 1", "WITH x AS (SELECT 1 AS a) SELECT a FROM x", "VALUES (1)", "EXPLAIN SELECT 1", "(SELECT 1)"]
+        {
             assert!(ask(sql, &[]).await.is_ok(), "{sql}");
         }
     }
@@ -243,7 +249,11 @@ mod tests {
             ("SELECT n FROM t WHERE s = $s", vec![("s", "a")], 1),
             ("SELECT n FROM t WHERE s = $s", vec![("s", "a' OR '1'='1")], 0),
             ("SELECT n FROM t WHERE s = $s OR s = $s", vec![("s", "b")], 1),
-            ("SELECT n FROM t WHERE at >= $from AND at < $to", vec![("from", "2026-01-01"), ("to", "2026-01-31T12:00:00Z")], 1),
+            (
+                "SELECT n FROM t WHERE at >= $from AND at < $to",
+                vec![("from", "2026-01-01"), ("to", "2026-01-31T12:00:00Z")],
+                1,
+            ),
             ("SELECT id FROM ids WHERE id = $id", vec![("id", "0102030405060708090a0b0c0d0e0f10")], 1),
             ("SELECT id FROM ids WHERE ip = $ip", vec![("ip", "192.0.2.7")], 1),
             ("SELECT id FROM ids WHERE account = $account", vec![("account", "acme")], 1),

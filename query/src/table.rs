@@ -8,10 +8,9 @@
 //! A question's conditions decide which files are opened; whether a row fulfils them is left to DataFusion, above the fence if there is
 //! one (`fence.rs` says why). What was looked at is noted, so that the answer can say of which time it is complete.
 
-use std::any::Any;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{Schema, SchemaRef};
+use arrow::datatypes::{Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -25,15 +24,17 @@ use datafusion::logical_expr::utils::conjunction;
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::filter::FilterExecBuilder;
+use serde::Serialize;
 use weir::archive::Table;
 use weir::archive::manifest::File;
 
 use crate::fence::{Fence, is_harmless};
 use crate::pruning::worth_opening;
 use crate::scope::Scope;
+use crate::sheet::ADDRESS;
 
 /// Files and rows that the tables of a question were planned to look at.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Looked {
     /// Files that are opened.
     pub files: u64,
@@ -46,7 +47,6 @@ pub struct Looked {
 /// The table.
 #[derive(Debug)]
 pub struct ArchiveTable {
-    table: Table,
     schema: SchemaRef,
     files: Vec<File>,
     scope: Scope,
@@ -64,7 +64,7 @@ impl ArchiveTable {
         looked: Arc<Mutex<Looked>>,
     ) -> Self {
         let files: Vec<File> = files.filter(|file| scope.can_see(file, table)).cloned().collect();
-        Self { table, schema: table.schema(), files, scope: scope.clone(), store, looked }
+        Self { schema: schema(table), files, scope: scope.clone(), store, looked }
     }
 
     fn note(&self, opened: &[File]) {
@@ -104,7 +104,11 @@ impl ArchiveTable {
         part.with_statistics(Arc::new(statistics(rows(std::slice::from_ref(file)), &self.schema)))
     }
 
-    fn physical(&self, state: &dyn Session, conditions: Vec<Expr>) -> Result<Option<Arc<dyn datafusion::physical_expr::PhysicalExpr>>> {
+    fn physical(
+        &self,
+        state: &dyn Session,
+        conditions: Vec<Expr>,
+    ) -> Result<Option<Arc<dyn datafusion::physical_expr::PhysicalExpr>>> {
         let schema = DFSchema::try_from(self.schema.clone())?;
         conjunction(conditions).map(|condition| state.create_physical_expr(condition, &schema)).transpose()
     }
@@ -151,6 +155,17 @@ impl TableProvider for ArchiveTable {
         }
         Ok(Arc::new(filter))
     }
+}
+
+/// The archive's columns; those with addresses are marked, so that they are shown as such.
+fn schema(table: Table) -> SchemaRef {
+    let mark = |field: &Arc<Field>| {
+        if !matches!(field.name().as_str(), "client_ip" | "peer_ip") {
+            return field.clone();
+        }
+        Arc::new(field.as_ref().clone().with_metadata([(ADDRESS.0.to_owned(), ADDRESS.1.to_owned())].into()))
+    };
+    Arc::new(Schema::new(table.schema().fields().iter().map(mark).collect::<Vec<_>>()))
 }
 
 fn rows(files: &[File]) -> u64 {

@@ -8,7 +8,13 @@ mod address;
 mod human_bytes;
 mod ip_in;
 mod ip_prefix;
+pub mod screened_now;
+pub mod unsealed;
 
+use std::sync::Arc;
+
+use arrow::array::{ArrayRef, StringArray};
+use arrow::error::ArrowError;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::prelude::SessionContext;
 
@@ -17,6 +23,13 @@ pub fn register(context: &SessionContext) {
     context.register_udf(ScalarUDF::from(ip_in::IpIn::new()));
     context.register_udf(ScalarUDF::from(ip_prefix::IpPrefix::new()));
     context.register_udf(ScalarUDF::from(human_bytes::HumanBytes::new()));
+}
+
+/// Addresses as they are written.
+pub fn address_texts(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    let addresses = address::addresses(column).map_err(|error| ArrowError::ComputeError(error.to_string()))?;
+    let texts = addresses.into_iter().map(|address| address.map(|address| address.to_string()));
+    Ok(Arc::new(texts.collect::<StringArray>()))
 }
 
 #[cfg(test)]
