@@ -59,6 +59,20 @@ pub enum Command {
     Erase(EraseArgs),
     /// Make tokens that the ledger's portal takes, and keys that they are signed with
     Token(TokenArgs),
+    /// Ask the archive in SQL
+    #[command(disable_help_flag = true, after_help = "Example:\n  weir query --help")]
+    Query(QueryArgs),
+    /// Have a report made of the archive
+    #[command(disable_help_flag = true, after_help = "Example:\n  weir report --help")]
+    Report(QueryArgs),
+}
+
+/// `weir query` and `weir report`: what `weir-query` takes.
+#[derive(Debug, Args)]
+pub struct QueryArgs {
+    /// As they are: --help shows them
+    #[arg(value_name = "ARGUMENTS", trailing_var_arg = true, allow_hyphen_values = true)]
+    pub arguments: Vec<std::ffi::OsString>,
 }
 
 /// `weir run`
@@ -868,7 +882,7 @@ pub enum TokenCommand {
         /// What it lets see [default: usage:read]
         #[arg(long, value_enum)]
         scope: Option<TokenScope>,
-        /// Whose usage, with usage:read
+        /// Whose usage, with usage:read; whose records, with query
         #[arg(long, value_name = "ACCOUNT", required_unless_present = "scope", required_if_eq("scope", "usage:read"))]
         account: Option<String>,
         /// Who will stand in the list of accesses [default: the account, else the user]
@@ -886,6 +900,8 @@ pub enum TokenScope {
     /// The usage of one account.
     #[value(name = "usage:read")]
     UsageRead,
+    /// The archive, by questions and reports; with --account, that account's records alone.
+    Query,
     /// Everything.
     Admin,
 }

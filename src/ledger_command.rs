@@ -26,6 +26,7 @@ use crate::clock::{Clock, DAY_US, hour_of, parse_utc, utc_text};
 use crate::config::{Alerts, Archive, Budget, Config, Ledger, Meter, Portal, Sink, default_state_dir};
 use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
+use crate::query_command;
 use crate::rollup::{self, Consumer, Feed, FilesFeed, JournalFeed, KafkaFeed, Options};
 use crate::source::Group;
 use crate::store::{Old, Period, Store};
@@ -61,6 +62,8 @@ pub struct Setting {
     pub budgets: Vec<Budget>,
     /// `[archive]`.
     pub archive: Option<Archive>,
+    /// What answers questions to the archive, where the configuration's file has one.
+    pub queries: Option<portal::queries::Program>,
 }
 
 impl Setting {
@@ -73,9 +76,14 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, .. } =
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, query, .. } =
             config.map_err(anyhow::Error::from)?;
-        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets, archive })
+        let queries = place.config.clone().filter(|_| archive.is_some()).map(|config| portal::queries::Program {
+            path: query_command::program(),
+            config,
+            time_s_max: query.time_max.as_secs(),
+        });
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, queries })
     }
 
     /// The store, which must be there.
@@ -302,6 +310,7 @@ fn portal_of(setting: &Setting, vitals: Arc<Vitals>, prometheus: PrometheusHandl
         details_keep_days: setting.ledger.details_keep_days,
         meters: setting.meters.clone(),
         budgets: setting.budgets.clone(),
+        queries: setting.queries.clone(),
         vitals,
         prometheus,
     }

@@ -43,6 +43,8 @@ fn main() -> ExitCode {
         Command::Correct(args) => weir::correct_command::run(&args),
         Command::Archive(args) => weir::archive_command::run(&args),
         Command::Erase(args) => weir::archive_command::erase(&args),
+        Command::Query(args) => weir::query_command::run("query", &args.arguments),
+        Command::Report(args) => weir::query_command::run("report", &args.arguments),
         Command::Token(args) => weir::token_command::run(&args),
         Command::Health(args) => weir::admin::health(args.admin),
     };

@@ -16,6 +16,7 @@ pub fn run(args: &TokenArgs) -> anyhow::Result<()> {
         TokenCommand::Issue { key, scope, account, subject, valid_s } => {
             let scope = match scope {
                 None | Some(TokenScope::UsageRead) => Scope::UsageRead,
+                Some(TokenScope::Query) => Scope::Query,
                 Some(TokenScope::Admin) => Scope::Admin,
             };
             let user = || std::env::var("USER").unwrap_or_else(|_| "operator".to_owned());

@@ -23,6 +23,7 @@ use super::proof;
 use super::schema::{Table, Value};
 use super::{Error, Place};
 use crate::clock::{date_of, hour_of};
+use crate::ids::hex;
 use crate::store::{SUM_COLUMNS, StreamPlace};
 use crate::units::COLUMNS;
 use crate::wire::Hash;
@@ -83,6 +84,7 @@ impl Encoded {
             blake3: Hash::of(&bytes),
             first_at_us: times().min().unwrap_or(hour_us),
             last_at_us: times().max().unwrap_or(hour_us),
+            ids: ids_of(table, rows),
             streams,
             sums: sums_of(table, rows)?,
             proof: Hash::of(&proof),
@@ -106,7 +108,7 @@ fn path(table: Table, hour_us: i64, bucket: u32, number: u64, streams: &[Rows]) 
         let StreamPlace { node, epoch, shard } = place;
         hasher.update(format!("{node} {epoch} {shard} {first_seq} {next_seq} {rows}\n").as_bytes());
     }
-    let name = crate::ids::hex(&hasher.finalize().as_bytes()[..8]);
+    let name = hex(&hasher.finalize().as_bytes()[..8]);
     format!("{}/hour={}/bucket={bucket:02}/{name}-{number}.parquet", table.name(), hour_name(hour_us))
 }
 
@@ -200,6 +202,18 @@ pub fn words_of(table: Table, rows: &RecordBatch, name: &'static str) -> Result<
     let words = column.values().as_string_opt::<i32>().ok_or_else(failed)?;
     let words = words.iter().map(|word| word.unwrap_or_default().to_owned()).collect();
     Ok((words, column.keys().values().iter().map(|key| usize::try_from(*key).unwrap_or(0)).collect()))
+}
+
+/// Least and greatest id of what the table's rows are about.
+fn ids_of(table: Table, rows: &RecordBatch) -> Option<[String; 2]> {
+    let name = match table {
+        Table::Requests => "request_id",
+        Table::Sessions => "session_id",
+        Table::Nodes => return None,
+    };
+    let column = rows.column_by_name(name)?.as_fixed_size_binary_opt()?;
+    let ids = || column.iter().flatten();
+    Some([hex(ids().min()?), hex(ids().max()?)])
 }
 
 /// Position of each row: stream and seq.

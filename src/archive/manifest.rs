@@ -83,6 +83,10 @@ pub struct File {
     pub first_at_us: i64,
     /// Greatest `at`.
     pub last_at_us: i64,
+    /// Least and greatest id, in hexadecimal: of requests `request_id`, of sessions `session_id`. Ids begin with the time when what they
+    /// name began, so few files can hold a given one. None: no row has one, or it is a file of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ids: Option<[String; 2]>,
     /// Whose rows, and between which seqs.
     pub streams: Vec<Rows>,
     /// Sums of the byte columns (deltas), in the order of [`crate::units::Column`].

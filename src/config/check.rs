@@ -10,7 +10,7 @@ use super::raw::{RawAdmin, RawConfig, RawLog};
 use super::{Admin, Config, Log, LogFormat, Sink};
 use super::{
     check_alerts, check_archive, check_attribution, check_ledger, check_limits, check_listeners, check_places,
-    check_portal, check_records, check_upstreams, syntax,
+    check_portal, check_query, check_records, check_upstreams, syntax,
 };
 
 /// What is logged unless the file says otherwise: a client's misbehaviour is not worth a line of the HTTP/2 engine's each.
@@ -50,6 +50,7 @@ pub(super) fn convert(raw: RawConfig, dir: &Path, errors: ConfigErrors) -> Resul
     let config = Config {
         ledger,
         archive,
+        query: check_query::query(&mut check.section("query"), &raw.query, &state_dir),
         portal: check_portal::portal(&mut check.section("portal"), &raw.portal),
         budgets: check_alerts::budgets(&mut check, &raw.budgets, &meters),
         alerts: check_alerts::alerts(&mut check.section("alerts"), &raw.alerts),

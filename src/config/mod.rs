@@ -28,6 +28,7 @@ mod check_limits;
 mod check_listeners;
 mod check_places;
 mod check_portal;
+mod check_query;
 mod check_records;
 mod check_upstreams;
 mod difference;
@@ -38,6 +39,7 @@ mod ledger;
 mod limits;
 mod places;
 mod portal;
+mod query;
 mod raw;
 mod read;
 mod routing;
@@ -59,6 +61,7 @@ pub use ledger::{Ledger, Meter, MeterColumn, MeterKind, VerifyingKeyFile};
 pub use limits::Limits;
 pub use places::{Geoip, Privacy, PrivacyMode, Screening, ScreeningAction, ScreeningRule};
 pub use portal::Portal;
+pub use query::Query;
 pub(crate) use routing::path_has_prefix;
 pub use routing::{
     AccountSource, AccountTable, AttributionRule, Balance, CertificateFiles, ClientAuth, Conditions, Ejection,
@@ -123,6 +126,8 @@ pub struct Config {
     pub meters: Vec<Meter>,
     /// Where records are kept as Parquet; none without the section.
     pub archive: Option<Archive>,
+    /// What a question to it may use.
+    pub query: Query,
     /// Where alerts go.
     pub alerts: Alerts,
     /// What they are about.

@@ -53,6 +53,18 @@ pub(super) struct RawConfig {
     #[serde(default)]
     pub(super) budgets: Vec<Spanned<RawBudget>>,
     pub(super) archive: Option<RawArchive>,
+    #[serde(default)]
+    pub(super) query: RawQuery,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct RawQuery {
+    pub(super) access_log: Text,
+    pub(super) memory_bytes_max: Number,
+    pub(super) spill_bytes_max: Number,
+    pub(super) time_s_max: Number,
+    pub(super) rows_max: Number,
 }
 
 #[derive(Debug, Default, Deserialize)]

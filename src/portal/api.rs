@@ -11,6 +11,7 @@ use axum::routing::{MethodRouter, get};
 use serde_json::{Value as Json, json};
 
 use super::asked::{Asked, chosen, cursor};
+use super::asking;
 use super::audits;
 use super::details::{self, Wanted};
 use super::export::{self, Form};
@@ -43,7 +44,7 @@ const LIST: [&str; 3] = ["format", "limit", "cursor"];
 type Endpoint = fn() -> MethodRouter<Arc<Portal>>;
 
 /// Every endpoint: its path and what it knows to be asked.
-pub const ROUTES: [(&str, Endpoint, &[&str]); 9] = [
+pub const ROUTES: [(&str, Endpoint, &[&str]); 11] = [
     ("/v1/usage", || get(usage), &USAGE),
     ("/v1/sessions", || get(sessions), &DETAILS),
     ("/v1/requests", || get(requests), &DETAILS),
@@ -53,6 +54,8 @@ pub const ROUTES: [(&str, Endpoint, &[&str]); 9] = [
     ("/v1/meters", || get(meters), &LIST),
     ("/v1/audit", || get(audit), &audits::PARAMETERS),
     ("/v1/accesses", || get(accesses), &["from", "to", "format", "limit"]),
+    ("/v1/query", asking::query, &asking::QUERY),
+    ("/v1/reports/{name}", asking::report, &asking::REPORT),
 ];
 
 const USAGE: [&str; 16] = [

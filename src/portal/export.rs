@@ -161,7 +161,8 @@ impl Stream {
     }
 }
 
-struct Pieces(mpsc::Receiver<io::Result<Bytes>>);
+/// What is brought, as a body.
+pub(super) struct Pieces(pub(super) mpsc::Receiver<io::Result<Bytes>>);
 
 impl http_body::Body for Pieces {
     type Data = Bytes;

@@ -177,7 +177,7 @@ fn who(portal: &Portal, request: &Request) -> Result<Viewer, Problem> {
         }
     };
     portal.rates.take(blake3::hash(token.as_bytes()), Instant::now()).map_err(too_often)?;
-    Ok(Viewer::of(claims))
+    Ok(Viewer::of(claims, portal.queries.is_some()))
 }
 
 pub(super) fn too_often(wait_s: u64) -> Problem {

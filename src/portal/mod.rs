@@ -2,7 +2,7 @@
 //!
 //! | path | answer | who |
 //! |---|---|---|
-//! | `/v1/…`, [`ROUTES`] | usage, sessions, requests, accounts, watermarks, periods, audit, accesses | a token |
+//! | `/v1/…`, [`ROUTES`] | usage, sessions, requests, accounts, watermarks, periods, audit, accesses; questions and reports | a token |
 //! | `POST /login` (`token=…`) | sets the cookie `weir_token`, then to `/` | anybody |
 //! | `GET /login/{code}` | the same, by the link that `weir ledger` prints: once, within ten minutes | anybody who has it |
 //! | `POST /logout` | takes the cookie back | anybody |
@@ -17,7 +17,7 @@
 //! Where no `public_keys` are configured, the ledger makes a key of its own in `state_dir` (`portal.key`) at its first start and prints
 //! a link for the operator at each. There is no way to serve without a key.
 //!
-//! **What is refused.** An URL of more than 8 KiB, a body of more than 8 KiB, more than `requests_per_minute_max` by one token, more than
+//! **What is refused.** An URL of more than 8 KiB, a body of more than 8 KiB (a question's: 128 KiB), more than `requests_per_minute_max` by one token, more than
 //! 60 wrong tokens a minute from one address, a `POST` from another site's page. An answer that has not begun after `request_timeout_ms` is
 //! given up (503). At most 1,024 connections. Errors are one JSON form ([`Problem`]).
 //!
@@ -34,6 +34,7 @@
 mod accesses;
 mod api;
 mod asked;
+mod asking;
 mod audits;
 pub mod details;
 mod export;
@@ -45,6 +46,7 @@ mod login;
 mod pages;
 mod parquet;
 mod problem;
+pub mod queries;
 mod rates;
 pub mod table;
 pub mod token;
@@ -114,6 +116,8 @@ pub struct Portal {
     pub details_keep_days: u32,
     prometheus: PrometheusHandle,
     accesses: accesses::Accesses,
+    /// Answers questions to the archive, where there is one.
+    queries: Option<queries::Queries>,
     /// Exports that may run at once.
     streams: Arc<Semaphore>,
     keys: token::PublicKeys,
@@ -136,6 +140,8 @@ pub struct Setting {
     pub meters: Vec<Meter>,
     /// `[[budgets]]`.
     pub budgets: Vec<Budget>,
+    /// What answers questions to the archive; none: there is none.
+    pub queries: Option<queries::Program>,
     /// How the ledger is.
     pub vitals: Arc<Vitals>,
     /// Where metrics are gathered.
@@ -169,6 +175,7 @@ pub fn start(setting: Setting) -> Result<Option<Serving>, Error> {
     let store = runtime.block_on(Store::open(&setting.database))?;
     let portal = Arc::new(Portal {
         accesses: accesses::Accesses::start(store.clone(), &runtime),
+        queries: setting.queries.map(queries::Queries::new),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         details_keep_days: setting.details_keep_days,
         store,

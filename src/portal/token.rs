@@ -3,12 +3,13 @@
 //! ```text
 //! weir1.<key>.<claims>.<signature>
 //!        key        first 16 hexadecimal digits of the BLAKE3 of the public key: which of several it is
-//!        claims     {"subject":…,"scope":"usage:read"|"admin","account":…,"not_before":…,"expires_at":…}, base64url; times in s since 1970
+//!        claims     {"subject":…,"scope":"usage:read"|"query"|"admin","account":…,"not_before":…,"expires_at":…}, base64url; times in s since 1970
 //!        signature  ed25519 over everything before the last dot, base64url
 //! ```
 //!
 //! A token is good where its key is known, its signature holds, it is now between its two times, and these lie no further apart than
-//! the portal's `token_valid_s_max`. `usage:read` names the one account that may be seen; `admin` names none and sees all. Nothing is
+//! the portal's `token_valid_s_max`. `usage:read` names the one account that may be seen; `query` may ask the archive, of the one account
+//! that it names or of all; `admin` names none and sees all. Nothing is
 //! kept of a token: taking a key out of `public_keys` takes all its tokens back.
 //!
 //! A key is 32 secret octets in a file, 64 hexadecimal digits, as `weir geoip key` makes them; its public half lies beside it as `FILE.pub`.
@@ -40,6 +41,9 @@ pub enum Scope {
     /// The usage of one account.
     #[serde(rename = "usage:read")]
     UsageRead,
+    /// The archive, by questions and reports: one account's, or all of it.
+    #[serde(rename = "query")]
+    Query,
     /// Everything.
     #[serde(rename = "admin")]
     Admin,
@@ -50,6 +54,7 @@ impl Scope {
     pub fn name(self) -> &'static str {
         match self {
             Self::UsageRead => "usage:read",
+            Self::Query => "query",
             Self::Admin => "admin",
         }
     }
@@ -86,7 +91,7 @@ impl Claims {
             |name: &str| !name.is_empty() && name.len() <= NAME_BYTES_MAX && !name.chars().any(char::is_control);
         match (&self.account, self.scope) {
             _ if !is_name(&self.subject) => Some("its subject is no name"),
-            (Some(account), Scope::UsageRead) if !is_name(account) => Some("its account is no name"),
+            (Some(account), Scope::UsageRead | Scope::Query) if !is_name(account) => Some("its account is no name"),
             (None, Scope::UsageRead) => Some("usage:read names an account"),
             (Some(_), Scope::Admin) => Some("admin names no account: it sees all"),
             _ if self.not_before >= self.expires_at => Some("it ends before it begins"),

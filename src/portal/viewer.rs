@@ -21,11 +21,13 @@ pub struct Viewer {
     pub scope: Scope,
     /// The one account that may be seen. None: an operator, who sees all.
     pub account: Option<String>,
+    /// Whether there is an archive that can be asked.
+    pub has_archive: bool,
 }
 
 impl Viewer {
-    pub(super) fn of(claims: Claims) -> Self {
-        Self { subject: claims.subject, scope: claims.scope, account: claims.account }
+    pub(super) fn of(claims: Claims, has_archive: bool) -> Self {
+        Self { subject: claims.subject, scope: claims.scope, account: claims.account, has_archive }
     }
 
     /// Whether this is an operator.
@@ -40,6 +42,23 @@ impl Viewer {
         } else {
             Err(Problem::forbidden("this is for operators: a token with scope admin"))
         }
+    }
+
+    /// Whose records a question to the archive is about, where a request asks for `asked`. It takes the scope `query`, or `admin`.
+    pub fn asks(&self, asked: Option<&str>) -> Result<Option<String>, Problem> {
+        match (self.scope, &self.account, asked) {
+            (Scope::UsageRead, ..) => Err(Problem::forbidden("this takes a token with scope query")),
+            (Scope::Query, Some(own), Some(asked)) if own != asked => {
+                Err(Problem::forbidden("this token shows another account: leave `account` out"))
+            }
+            (Scope::Query, Some(own), _) => Ok(Some(own.clone())),
+            (Scope::Query | Scope::Admin, ..) => Ok(asked.map(str::to_owned)),
+        }
+    }
+
+    /// Whether this one may ask the archive.
+    pub fn may_ask(&self) -> bool {
+        self.has_archive && self.scope != Scope::UsageRead
     }
 
     /// Whose usage an answer is about, where a request asks for `asked`: a customer's own and no other, an operator's choice, or all.
@@ -81,7 +100,7 @@ mod tests {
     use super::*;
 
     fn viewer(scope: Scope, account: Option<&str>) -> Viewer {
-        Viewer { subject: "jo".into(), scope, account: account.map(str::to_owned) }
+        Viewer { subject: "jo".into(), scope, account: account.map(str::to_owned), has_archive: true }
     }
 
     #[test]
@@ -97,6 +116,20 @@ mod tests {
         assert_eq!(operator.account(Some("globex")).unwrap().as_deref(), Some("globex"));
         // No token says so; if one did, it would see nothing.
         assert!(viewer(Scope::UsageRead, None).account(None).is_err());
+    }
+
+    #[test]
+    fn questions_take_their_scope_and_stay_within_its_account() {
+        let (one, all) = (viewer(Scope::Query, Some("acme")), viewer(Scope::Query, None));
+        assert_eq!(one.asks(None).unwrap().as_deref(), Some("acme"));
+        assert_eq!(one.asks(Some("acme")).unwrap().as_deref(), Some("acme"));
+        assert!(one.asks(Some("globex")).is_err() && one.asks(Some("")).is_err());
+        assert_eq!(all.asks(None).unwrap(), None);
+        assert_eq!(all.asks(Some("globex")).unwrap().as_deref(), Some("globex"));
+        assert!(viewer(Scope::UsageRead, Some("acme")).asks(None).is_err());
+        assert_eq!(viewer(Scope::Admin, None).asks(None).unwrap(), None);
+        // To ask the archive is not to see everybody's usage.
+        assert!(all.account(None).is_err() && all.operator().is_err());
     }
 
     #[test]

@@ -31,6 +31,7 @@ const ASSEMBLY: &[&str] = &[
     "usage_command",
     "audit_command",
     "correct_command",
+    "query_command",
     "token_command",
     "key_command",
     "demo",
@@ -56,7 +57,9 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "ip" => &["cli", "enrichment", "privacy", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
         "archive_command" => &["archive", "cli", "ledger_command", "rollup", "source", "store"],
-        "ledger_command" => &["alerts", "archive", "cli", "portal", "rollup", "source", "store", "wire"],
+        "ledger_command" => {
+            &["alerts", "archive", "cli", "portal", "query_command", "rollup", "source", "store", "wire"]
+        }
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
         "correct_command" => &["cli", "ledger_command", "rollup", "store"],

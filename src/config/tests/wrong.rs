@@ -24,7 +24,7 @@ const WRONG: &[(&str, &str, &str)] = &[
     (
         "unknwon = 1",
         "",
-        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy, ledger, portal, meters, alerts, budgets, archive",
+        "weir.toml:1:1: unknwon: unknown key; known here: node, state_dir, workers, checkpoint_interval_ms, request_id_header, admin, log, journal, sink, limits, listeners, upstreams, attribution, account_tables, geoip, screening, privacy, ledger, portal, meters, alerts, budgets, archive, query",
     ),
     (
         "",

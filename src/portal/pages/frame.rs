@@ -13,6 +13,7 @@ pub(super) enum Place {
     Sessions,
     Alerts,
     Audit,
+    Archive,
 }
 
 /// The head, and whatever comes below it.
@@ -45,6 +46,9 @@ pub(super) fn page(viewer: &Viewer, here: Place, title: &str, account: Option<&s
     ];
     if viewer.is_operator() {
         links.push((Place::Audit, "Audit", "/audit"));
+    }
+    if viewer.may_ask() {
+        links.push((Place::Archive, "Archive", "/archive"));
     }
     document(
         title,

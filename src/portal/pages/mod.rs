@@ -8,6 +8,7 @@
 //! | `/record` | one record, field by field | `record.rs` |
 //! | `/alerts` | budgets, where each stands, what fired | `alerts.rs` |
 //! | `/audit` | operators: every step side by side | `audit.rs` |
+//! | `/archive`, `/archive/reports/{name}` | questions to the archive, and reports | `archive.rs` |
 //! | `/login` | asks for a token | `login.rs` |
 //! | `/static/…` | style sheet, script and uPlot, under names that hold their hash, kept for ever | `assets.rs` |
 //!
@@ -17,6 +18,7 @@
 //! **Errors** become a page where a browser asked ([`errors_as_pages`]).
 
 mod alerts;
+mod archive;
 mod assets;
 mod audit;
 mod audit_part;
@@ -52,6 +54,8 @@ pub(super) fn routes() -> Router<Arc<Portal>> {
         .route("/why", get(why::page))
         .route("/alerts", get(alerts::page))
         .route("/audit", get(audit::page))
+        .route("/archive", get(archive::page).post(archive::answer))
+        .route("/archive/reports/{name}", get(archive::report))
         .route("/login", get(login::page))
         .route("/static/{file}", get(assets::file))
 }

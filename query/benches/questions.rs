@@ -1,0 +1,109 @@
+//! How fast the archive answers: generated traffic of realistic skew, written by the real writer, asked four questions.
+//!
+//! ```sh
+//! cargo bench -p weir-query --bench questions -- --records 50000000 --archive /var/tmp/archive   # made once, then asked
+//! ```
+//!
+//! The archive stays, so that other engines can be asked about the same files (`beside.py`, in the same run). It prints a JSON object a
+//! line: how the archive was made, then each question with the times of each of its runs. The first run finds files cold only if the
+//! system's cache is.
+
+#[path = "../tests/query/population.rs"]
+mod population;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context;
+use population::Population;
+use serde_json::json;
+use weir::archive::Archiver;
+use weir::clock::{DAY_US, utc_text};
+use weir::config::{Archive as Settings, ArchiveAddresses, ArchivePlace};
+use weir::ids::hex;
+use weir::rollup::{Feed, FilesFeed, Options};
+use weir_query::archive::Archive;
+use weir_query::engine::{Engine, Limits};
+use weir_query::question::Parameters;
+use weir_query::scope::Scope;
+
+/// Six records make a session: its open, four requests, its close.
+const RECORDS_OF_SESSION: u64 = 6;
+const ACCOUNTS: u64 = 10_000;
+const RUNS: usize = 5;
+const LIMITS: Limits = Limits { memory_bytes_max: 2 << 30, spill_bytes_max: 0, rows_max: 10_000_000 };
+
+fn main() -> anyhow::Result<()> {
+    let arguments: Vec<String> = std::env::args().collect();
+    let given = |name: &str| arguments.iter().position(|found| found == name).and_then(|at| arguments.get(at + 1));
+    let records: u64 = given("--records").map_or(Ok(600_000), |text| text.parse())?;
+    let directory = given("--archive").map_or_else(|| std::env::temp_dir().join("weir-questions"), PathBuf::from);
+    // A month of it, so that hours are many.
+    let population = Population { sessions: records / RECORDS_OF_SESSION, accounts: ACCOUNTS, span_us: 30 * DAY_US };
+    if !directory.join("manifest").exists() {
+        make(population, &directory)?;
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let one = population.session_in_the_middle();
+    let id = hex(one.iter().find(|record| !record.request_id.is_empty()).context("no request")?.request_id.as_ref());
+    for (name, sql) in [
+        ("bytes by account and day", "SELECT account, date_trunc('day', at) AS day, sum(sent_wire_bytes) AS sent FROM requests GROUP BY account, date_trunc('day', at)".to_owned()),
+        ("sessions of an account from some countries", "SELECT * FROM sessions WHERE account = 'account-3' AND country IN ('FR', 'IN', 'BR')".to_owned()),
+        ("distinct addresses by account", "SELECT account, count(DISTINCT client_ip) AS addresses FROM sessions GROUP BY account".to_owned()),
+        ("one request by id", format!("SELECT * FROM requests WHERE request_id = x'{id}'")),
+    ] {
+        let mut runs_ms = Vec::new();
+        let (mut rows, mut files) = (0, 0);
+        for _ in 0..RUNS {
+            let begun = Instant::now();
+            (rows, files) = runtime.block_on(ask(&directory, &sql))?;
+            runs_ms.push(begun.elapsed().as_secs_f64() * 1000.0);
+        }
+        println!("{}", json!({ "question": name, "sql": sql, "rows": rows, "files": files, "runs_ms": runs_ms }));
+    }
+    Ok(())
+}
+
+/// From the manifest to the last row, as a new process would.
+async fn ask(directory: &Path, sql: &str) -> anyhow::Result<(u64, u64)> {
+    let archive = Archive::open(&ArchivePlace::Directory(directory.to_owned()))?;
+    let engine = Engine::new(&archive, &Scope::default(), LIMITS, None).await?;
+    let mut answer = engine.ask(sql, &Parameters::new()).await?;
+    while answer.next().await?.is_some() {}
+    Ok((answer.rows(), answer.looked.files))
+}
+
+fn make(population: Population, directory: &Path) -> anyhow::Result<()> {
+    let sink = directory.with_extension("sink");
+    std::fs::create_dir_all(&sink)?;
+    let file = std::fs::File::create(sink.join("usage-3-0-000000000000.binpb"))?;
+    let records = population.write(std::io::BufWriter::new(file))?;
+    let settings = Settings {
+        place: ArchivePlace::Directory(directory.to_owned()),
+        addresses: ArchiveAddresses::Plain,
+        keys: directory.with_extension("keys"),
+        buckets: 4,
+        commit_interval: Duration::from_secs(3600),
+        commit_records_max: 500_000,
+        group: String::new(),
+        keep_requests_days: 0,
+        keep_sessions_days: 0,
+        keep_nodes_days: 0,
+    };
+    let begun = Instant::now();
+    let options = || Options { keys: Vec::new(), hosts_max: 0 };
+    let mut archiver = Archiver::new(settings.clone(), Feed::Files(FilesFeed::new(&sink)), options)?;
+    while !archiver.step(true)?.is_idle {}
+    let archived_s = begun.elapsed().as_secs_f64();
+    // Small files of a commit become large ones, as they do in an archive that is kept up.
+    weir::archive::keep(archiver.place(), &settings, population::START_US + 60 * DAY_US)?;
+    std::fs::remove_dir_all(&sink)?;
+    let archive = Archive::open(&settings.place)?;
+    let files = archive.manifest.files.values();
+    let bytes: i64 = files.clone().map(|file| file.file_bytes).sum();
+    println!(
+        "{}",
+        json!({ "records": records, "archived_s": archived_s, "files": files.count(), "bytes": bytes, "from": utc_text(population::START_US) })
+    );
+    Ok(())
+}

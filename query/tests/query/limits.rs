@@ -1,0 +1,84 @@
+//! A question that asks for too much ends, with words that say what to do.
+
+use crate::world::world;
+
+#[test]
+fn too_many_rows_too_much_memory_and_too_long_are_errors() {
+    let series = "SELECT count(*) FROM generate_series(1, 100000000000)";
+    let product = "SELECT count(*) FROM generate_series(1, 10000000) a CROSS JOIN generate_series(1, 10000000) b WHERE (a.value * b.value) % 7 = 3";
+    let groups = "SELECT count(*) FROM (SELECT value, count(*) FROM generate_series(1, 50000000) GROUP BY value)";
+    let sorted = "SELECT value FROM generate_series(1, 50000000) ORDER BY value DESC LIMIT 40000000";
+    for (args, sql, part) in [
+        (["--rows-max", "10"], "SELECT * FROM requests", "more than 10 rows"),
+        (["--rows-max", "10"], "SELECT value FROM generate_series(1, 1000000000000)", "more than 10 rows"),
+        (["--time-s-max", "1"], series, "longer than 1 s"),
+        (["--time-s-max", "1"], product, "longer than 1 s"),
+        (["--memory-bytes-max", "20000000"], groups, "memory"),
+        (["--memory-bytes-max", "20000000"], sorted, "memory"),
+    ] {
+        let ended = world().run("query", &[&args[..], &[sql]].concat());
+        assert_eq!(ended.code, Some(1), "{sql}: {}", ended.out);
+        assert!(ended.err.contains(part), "{sql}: {}", ended.err);
+    }
+}
+
+#[test]
+fn a_function_cannot_take_more_than_the_process_may() {
+    let args = ["--memory-bytes-max", "1048576", "--time-s-max", "30"];
+    for sql in [
+        "SELECT length(repeat('x', 2000000000))",
+        "SELECT length(repeat(repeat('x', 100000), 100000))",
+        "SELECT lpad('x', 2000000000, 'ab')",
+    ] {
+        let ended = world().run("query", &[&args[..], &[sql]].concat());
+        assert_ne!(ended.code, Some(0), "{sql}: {}", ended.out);
+    }
+}
+
+#[test]
+fn wrong_flags_are_named() {
+    for (args, part) in [
+        (&["--from", "yesterday", "SELECT 1"][..], "--from yesterday"),
+        (&["--from", "2026-02-01", "--to", "2026-01-01", "SELECT 1"], "before"),
+        (&["--param", "id", "SELECT 1"], "NAME=VALUE"),
+    ] {
+        let ended = world().run("query", args);
+        assert_eq!(ended.code, Some(64), "{args:?}: {}", ended.err);
+        assert!(ended.err.contains(part), "{args:?}: {}", ended.err);
+    }
+}
+
+#[test]
+fn an_interrupt_ends_a_question_and_is_written_down() {
+    use std::io::Read;
+    let world = crate::world::World::new(crate::population::Population { sessions: 10, ..crate::world::POPULATION });
+    let log = world.path("access.jsonl");
+    let mut child = std::process::Command::new(env!("CARGO_BIN_EXE_weir-query"))
+        .args(["query", "--archive"])
+        .arg(world.path("archive"))
+        .arg("--access-log")
+        .arg(&log)
+        .arg("SELECT count(*) FROM generate_series(1, 100000000000000)")
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It has begun when it is written down, and listens for the signal when its threads are there.
+    let begun = || std::fs::read_to_string(&log).is_ok_and(|log| log.contains("begun"));
+    let threads = || std::fs::read_dir(format!("/proc/{}/task", child.id())).map_or(0, Iterator::count);
+    while !begun() || threads() < 3 {
+        std::thread::yield_now();
+    }
+    let pid = rustix::process::Pid::from_raw(child.id() as i32).unwrap();
+    let mut status = None;
+    while status.is_none() {
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+        std::thread::yield_now();
+        status = child.try_wait().unwrap();
+    }
+    let mut err = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut err).unwrap();
+    if status.unwrap().code().is_some() {
+        assert!(err.contains("stopped"), "{err}");
+        assert!(std::fs::read_to_string(&log).unwrap().contains("\"outcome\":\"stopped\""));
+    }
+}

@@ -1,0 +1,10 @@
+//! The program as a whole, against an archive that the real writer has written: what it answers, what it refuses, and what it writes down.
+
+mod access;
+mod answers;
+mod limits;
+mod population;
+mod portal;
+mod reports;
+mod scope;
+mod world;
