@@ -223,8 +223,8 @@ pub fn positions_of(table: Table, rows: &RecordBatch) -> Result<Vec<(StreamPlace
     let shards = column::<Int32Type>(table, rows, "shard")?.values();
     let seqs = column::<Int64Type>(table, rows, "seq")?.values();
     let mut found: BTreeMap<(usize, i64, i32), Vec<i64>> = BTreeMap::new();
-    for row in 0..rows.num_rows() {
-        found.entry((nodes[row], epochs[row], shards[row])).or_default().push(seqs[row]);
+    for (((node, epoch), shard), seq) in nodes.into_iter().zip(epochs).zip(shards).zip(seqs) {
+        found.entry((node, *epoch, *shard)).or_default().push(*seq);
     }
     let place = |(node, epoch, shard): (usize, i64, i32)| StreamPlace {
         node: names.get(node).cloned().unwrap_or_default(),

@@ -2,7 +2,17 @@
 //!
 //! ```text
 //! Kafka · journal · files ─ feed ─► book (what came, once) ─ rows ─► files, durable ─► one commit to the manifest ─► queries
+//!             archiver.rs           rollup::Book, without usage   rows.rs   file.rs, proof.rs            manifest.rs
 //! ```
+//!
+//! * **Format**: `schema.rs` (tables, columns, places) and `manifest.rs` (which files, and what is in them) are what readers rely on.
+//! * **Exactly once**: what came is known by (node, epoch, shard, seq), for ever, as in the ledger; it stands in the manifest beside the
+//!   position of each source, and both change in the commit that names the files. `archiver.rs` says what a crash at each step costs.
+//! * **When it is full**: memory is bounded by `commit_records_max`; a place that takes no more is an error in the log, tried again each
+//!   second, and nothing is lost while the source still has it. A journal without a sink keeps records until `journal_bytes_max`, whoever
+//!   has read them: what goes before the archiver came shows as a gap, with the bytes that a gap record states.
+//! * **Upkeep** (`upkeep.rs`): small files become large ones once their hour is over, old rows go, leftovers are swept.
+//! * **Proof** (`verify.rs`), **privacy** (`keys.rs`, `erase.rs`).
 
 mod archiver;
 pub mod erase;

@@ -115,19 +115,20 @@ pub fn address(bytes: &[u8]) -> Option<[u8; 16]> {
 
 struct TableRows {
     table: Table,
-    columns: Vec<Builder>,
+    columns: Vec<(&'static Value, Builder)>,
     /// Hour and bucket of each row.
     files: Vec<(i64, i32)>,
 }
 
 impl TableRows {
     fn new(table: Table) -> Self {
-        Self { table, columns: table.columns().map(|column| Builder::new(&column.value)).collect(), files: Vec::new() }
+        let columns = table.columns().map(|column| (&column.value, Builder::new(&column.value))).collect();
+        Self { table, columns, files: Vec::new() }
     }
 
     fn push(&mut self, row: &Row<'_>) {
-        for (builder, column) in self.columns.iter_mut().zip(self.table.columns()) {
-            builder.push(&column.value, row);
+        for (value, builder) in &mut self.columns {
+            builder.push(value, row);
         }
         self.files.push((hour_of(row.record.at), row.bucket));
     }
@@ -137,7 +138,7 @@ impl TableRows {
         for (row, file) in (0u32..).zip(self.files) {
             files.entry(file).or_default().push(row);
         }
-        let arrays = self.columns.into_iter().map(Builder::finish).collect();
+        let arrays = self.columns.into_iter().map(|(_, builder)| builder.finish()).collect();
         let all = RecordBatch::try_new(self.table.schema(), arrays).map_err(failed(self.table))?;
         let mut pieces = Vec::with_capacity(files.len());
         for ((hour_us, bucket), mut order) in files {

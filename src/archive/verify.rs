@@ -334,10 +334,9 @@ fn summed(manifest: &Manifest, to: &mut Proof) {
     for sums in sums {
         held = std::array::from_fn(|column| held[column] + sums[column]);
     }
-    for column in 0..COLUMNS {
+    for (column, (name, held)) in SUM_COLUMNS.iter().zip(held).enumerate() {
         let due = taken.sessions[column] + taken.requests[column] + taken.gaps[column];
-        if held[column] != due {
-            let (name, held) = (SUM_COLUMNS[column], held[column]);
+        if held != due {
             to.wrong.push(format!(
                 "the sum of {name} over all files, and what grew too old, is {held}; the records that came had {due}"
             ));

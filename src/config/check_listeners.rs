@@ -29,8 +29,8 @@ pub(super) fn listeners(check: &mut Check, raw: &RawConfig, upstreams: &mut Vec<
         }
         listeners.push(listener);
     }
-    // A machine that only keeps a ledger forwards nothing.
-    if raw.listeners.is_empty() && raw.ledger.is_none() {
+    // A machine that only keeps a ledger, or an archive, forwards nothing.
+    if raw.listeners.is_empty() && raw.ledger.is_none() && raw.archive.is_none() {
         let action =
             "write [[listeners]] with name, listen and upstream (or [ledger], if this machine only keeps the ledger)";
         check.section("").wrong(0..0, "listeners", "there is none", action);

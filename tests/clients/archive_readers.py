@@ -68,7 +68,7 @@ def by_duckdb(rig, table, paths):
     types = {row[0]: row[1] for row in duckdb.sql(f"DESCRIBE SELECT * FROM read_parquet({paths!r})").fetchall()}
     check_types(rig, "duckdb", types, {"BIGINT", "INTEGER", "VARCHAR", "BLOB", "BOOLEAN", "TIMESTAMP WITH TIME ZONE", "VARCHAR[]"})
     rig.score.equal("duckdb: ids are bytes", {types[name] for name in BINARY & set(types)}, {"BLOB"})
-    duckdb.sql(f"SELECT * FROM read_parquet({paths!r})").fetchall()
+    duckdb.sql(f"CREATE OR REPLACE TEMP TABLE all_rows AS SELECT * FROM read_parquet({paths!r})")
     sums = ", ".join(f"sum({column})::BIGINT" for column in COLUMNS)
     rows = duckdb.sql(f"SELECT account, {sums} FROM read_parquet({paths!r}) GROUP BY account").fetchall()
     return {row[0]: list(row[1:]) for row in rows}

@@ -56,7 +56,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "journal_command" => &["cli", "journal", "proxy"],
         "ip" => &["cli", "enrichment", "privacy", "screening"],
         "geoip_command" => &["cli", "enrichment", "screening", "ip"],
-        "archive_command" => &["archive", "cli", "ledger_command", "rollup", "source", "store"],
+        "archive_command" => &["archive", "cli", "ledger_command", "rollup", "store"],
         "ledger_command" => {
             &["alerts", "archive", "cli", "portal", "query_command", "rollup", "source", "store", "wire"]
         }
