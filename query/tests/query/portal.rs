@@ -33,7 +33,7 @@ impl Portal {
         let path = |name: &str| directory.path().join(name);
         let key = SigningKey::make(&path("portal.key")).unwrap();
         let file = format!(
-            "state_dir = \"{}\"\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 50000\n",
+            "state_dir = \"{}\"\n[ledger]\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 50000\ntime_s_max = 600\n",
             path("state").display(),
             world().path("archive").display(),
             world().path("keys").display()
@@ -49,7 +49,7 @@ impl Portal {
                 public_keys: vec![public_path(&path("portal.key"))],
                 token_valid_max: Duration::from_secs(3600),
                 requests_per_minute_max: 10_000,
-                request_timeout: Duration::from_secs(30),
+                request_timeout: Duration::from_secs(600),
                 access_keep_days: 0,
             },
             state_dir: path("state"),
@@ -60,7 +60,7 @@ impl Portal {
             queries: Some(Program {
                 path: env!("CARGO_BIN_EXE_weir-query").into(),
                 config: path("weir.toml"),
-                time_s_max: 20,
+                time_s_max: 500,
             }),
             vitals: Arc::default(),
             prometheus: PrometheusBuilder::new().build_recorder().handle(),
