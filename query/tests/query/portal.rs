@@ -33,7 +33,7 @@ impl Portal {
         let path = |name: &str| directory.path().join(name);
         let key = SigningKey::make(&path("portal.key")).unwrap();
         let file = format!(
-            "state_dir = \"{}\"\n[ledger]\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 50000\ntime_s_max = 600\n",
+            "state_dir = \"{}\"\n[ledger]\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 15000\ntime_s_max = 600\n",
             path("state").display(),
             world().path("archive").display(),
             world().path("keys").display()
@@ -143,7 +143,7 @@ fn what_is_wrong_with_a_question_is_said_with_a_status() {
     for (question, status, part) in [
         (json!({ "sql": "DROP TABLE requests" }), 422, "only reading"),
         (json!({ "sql": "SELECT nothing FROM requests" }), 422, "nothing"),
-        (json!({ "sql": "SELECT * FROM generate_series(1, 60000)" }), 422, "more than 50000 rows"),
+        (json!({ "sql": "SELECT * FROM generate_series(1, 20000)" }), 422, "more than 15000 rows"),
         (json!({ "sql": "SELECT 1", "format": "xlsx" }), 400, "one of json, csv, parquet"),
         (json!({ "sql": "SELECT 1", "from": "yesterday" }), 400, "yesterday"),
         (json!({ "sql": "SELECT 1", "accounts": "a" }), 400, "accounts"),
