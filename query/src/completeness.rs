@@ -31,9 +31,10 @@ pub struct Completeness {
 impl Completeness {
     /// Of a question within this scope.
     pub fn of(manifest: &Manifest, scope: &Scope) -> Self {
-        let latest_us = manifest.files.values().map(|file| file.last_at_us).max().unwrap_or(0);
-        // Without an end, it is about what has come: what will come is no hole in it.
-        let to_us = scope.to_us.min(latest_us.saturating_add(1));
+        // Up to when every stream that goes on was heard of. A question without an end is about what has come until then.
+        let going_on = manifest.streams.iter().filter(|row| row.next_seq > 0 && !row.is_complete);
+        let heard_us = going_on.map(|row| row.last_at_us).min().unwrap_or(i64::MAX);
+        let to_us = if scope.to_us == i64::MAX { heard_us } else { scope.to_us };
         let holes = manifest.holes(scope.from_us, to_us);
         let mut retained: Vec<String> = Table::ALL
             .iter()
@@ -45,7 +46,7 @@ impl Completeness {
             from: (scope.from_us != i64::MIN).then(|| utc_text(scope.from_us)),
             to: (scope.to_us != i64::MAX).then(|| utc_text(scope.to_us)),
             complete_until: manifest.complete_until_us().map(utc_text),
-            is_complete: holes.is_empty() && (scope.to_us == i64::MAX || scope.to_us <= latest_us.saturating_add(1)),
+            is_complete: holes.is_empty(),
             holes,
             retained,
             commit: manifest.number,

@@ -150,3 +150,9 @@ fn forms_say_the_same() {
             .unwrap();
     assert_eq!(reader.map(|batch| batch.unwrap().num_rows()).sum::<usize>(), rows.len());
 }
+
+#[test]
+fn the_session_in_the_middle_is_one_of_them() {
+    let middle = crate::world::POPULATION.session_in_the_middle();
+    assert!(world().records.windows(middle.len()).any(|window| window == middle));
+}

@@ -33,7 +33,7 @@ impl Portal {
         let path = |name: &str| directory.path().join(name);
         let key = SigningKey::make(&path("portal.key")).unwrap();
         let file = format!(
-            "state_dir = \"{}\"\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 50000\n",
+            "state_dir = \"{}\"\n[ledger]\n[archive]\nplace = \"{}\"\nkeys = \"{}\"\n[query]\nrows_max = 15000\ntime_s_max = 600\n",
             path("state").display(),
             world().path("archive").display(),
             world().path("keys").display()
@@ -49,7 +49,7 @@ impl Portal {
                 public_keys: vec![public_path(&path("portal.key"))],
                 token_valid_max: Duration::from_secs(3600),
                 requests_per_minute_max: 10_000,
-                request_timeout: Duration::from_secs(30),
+                request_timeout: Duration::from_secs(600),
                 access_keep_days: 0,
             },
             state_dir: path("state"),
@@ -60,7 +60,7 @@ impl Portal {
             queries: Some(Program {
                 path: env!("CARGO_BIN_EXE_weir-query").into(),
                 config: path("weir.toml"),
-                time_s_max: 20,
+                time_s_max: 500,
             }),
             vitals: Arc::default(),
             prometheus: PrometheusBuilder::new().build_recorder().handle(),
@@ -143,7 +143,7 @@ fn what_is_wrong_with_a_question_is_said_with_a_status() {
     for (question, status, part) in [
         (json!({ "sql": "DROP TABLE requests" }), 422, "only reading"),
         (json!({ "sql": "SELECT nothing FROM requests" }), 422, "nothing"),
-        (json!({ "sql": "SELECT * FROM generate_series(1, 60000)" }), 422, "more than 50000 rows"),
+        (json!({ "sql": "SELECT * FROM generate_series(1, 20000)" }), 422, "more than 15000 rows"),
         (json!({ "sql": "SELECT 1", "format": "xlsx" }), 400, "one of json, csv, parquet"),
         (json!({ "sql": "SELECT 1", "from": "yesterday" }), 400, "yesterday"),
         (json!({ "sql": "SELECT 1", "accounts": "a" }), 400, "accounts"),

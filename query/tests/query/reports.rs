@@ -70,7 +70,7 @@ fn rules_of_today_are_held_against_records_of_then() {
     let config = world().path("weir.toml");
     let archive = world().path("archive");
     let text_of = format!(
-        "state_dir = \"{}\"\n[archive]\nplace = \"{}\"\n[[screening.rules]]\nname = \"brazil\"\nversion = 2\ncountries = [\"BR\"]\naction = \"refuse\"\n",
+        "state_dir = \"{}\"\n[ledger]\n[query]\ntime_s_max = 600\n[archive]\nplace = \"{}\"\n[[screening.rules]]\nname = \"brazil\"\nversion = 2\ncountries = [\"BR\"]\naction = \"refuse\"\n",
         world().path("state").display(),
         archive.display()
     );

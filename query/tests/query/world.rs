@@ -74,7 +74,12 @@ impl World {
     }
 
     pub fn run(&self, what: &str, args: &[&str]) -> Ended {
-        ended(self.command(what).args(args).stdin(Stdio::null()).output().unwrap())
+        let mut command = self.command(what);
+        if !args.contains(&"--time-s-max") {
+            // How long it takes is not what most tests are about.
+            command.arg("--time-s-max=600");
+        }
+        ended(command.args(args).stdin(Stdio::null()).output().unwrap())
     }
 
     /// With something on standard input.
