@@ -88,7 +88,7 @@ fn session(shard: u64, session: u64, dice: &mut Dice, to: &mut Vec<UsageRecord>)
         let path = dice.skewed(500);
         // Most of what is asked for is the same few things.
         let body = ((path * 7919 + account * 31) % 60_000) as i64
-            + if dice.roll() % 4 == 0 { (dice.roll() % 5000) as i64 } else { 0 };
+            + if dice.roll().is_multiple_of(4) { (dice.roll() % 5000) as i64 } else { 0 };
         let received = 180 + (path % 60) as i64;
         let at = started_at + (request * 90_000 + dice.roll() % 50_000) as i64;
         let sent = body + 210;

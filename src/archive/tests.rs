@@ -80,7 +80,7 @@ fn record(shard: u16, seq: u64) -> UsageRecord {
         record.client_port = 40_000 + (dice % 1000) as i32;
         record.sni = "shop.example".into();
         record.city = "Springfield".into();
-        if dice % 7 == 0 {
+        if dice.is_multiple_of(7) {
             record.address_form = AddressForm::Truncated.into();
             record.client_ip = bytes::Bytes::from_static(&[198, 51, 100, 0]);
         }
