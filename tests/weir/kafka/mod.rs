@@ -119,5 +119,5 @@ fn await_acknowledged(process: &Process, more: f64) {
 pub fn stop(process: Process) {
     let log = process.stop();
     let left: Vec<_> = log.iter().filter(|line| line.contains("has not taken all")).collect();
-    assert!(left.is_empty(), "{left:#?}");
+    assert!(left.is_empty(), "{log:#?}");
 }

@@ -156,6 +156,10 @@ impl Shown {
 
 const FORMATS: [&str; 4] = ["json", "csv", "ndjson", "parquet"];
 
+fn asks_the_archive(path: &str) -> bool {
+    path == "/v1/query" || path.starts_with("/v1/reports/")
+}
+
 #[test]
 fn every_endpoint_shows_a_customer_its_own_and_nothing_of_another() {
     let shown = Shown::new("");
@@ -183,6 +187,8 @@ fn every_endpoint_shows_a_customer_its_own_and_nothing_of_another() {
             match answer.status {
                 200 => {}
                 403 => operators_own.push(path.as_str()),
+                // Without a question, or without an archive; with both: query/tests.
+                400 | 404 | 501 if asks_the_archive(path) => {}
                 other => panic!("{path}: {other} {}", answer.text()),
             }
             // The foreign account, asked for in every way that there is.
@@ -218,7 +224,7 @@ fn every_endpoint_shows_a_customer_its_own_and_nothing_of_another() {
                 assert!(answer.status == 200 && !has_foreign(&answer), "{path}: {}", answer.text());
             }
         }
-        assert_eq!(get(shown.at, &operator, path).status, 200, "{path}");
+        assert!(asks_the_archive(path) || get(shown.at, &operator, path).status == 200, "{path}");
     }
     operators_own.dedup();
     assert_eq!(operators_own, ["/v1/accesses", "/v1/audit"]);
@@ -373,7 +379,13 @@ fn hostile_input_is_refused_in_words() {
                     let url =
                         url.replace(' ', "%20").replace('"', "%22").replace(['<', '>', '{', '}', '[', ']'], "%5B");
                     let answer = get(shown.at, token, &url);
-                    assert!((200..500).contains(&answer.status), "{url}: {} {}", answer.status, answer.text());
+                    // 501: there is no archive here to ask.
+                    assert!(
+                        (200..500).contains(&answer.status) || answer.status == 501,
+                        "{url}: {} {}",
+                        answer.status,
+                        answer.text()
+                    );
                     if answer.status >= 400 {
                         let problem = answer.json();
                         assert_eq!(problem["status"], answer.status);
@@ -385,7 +397,7 @@ fn hostile_input_is_refused_in_words() {
         }
         for method in ["POST", "PUT", "DELETE", "PATCH", "TRACE", "FOO"] {
             let answer = ask(shown.at, method, &path, &format!("authorization: Bearer {operator}\r\n"), "x");
-            assert_eq!(answer.status, 405, "{method} {path}");
+            assert!(answer.status == 405 || (method, path.as_str()) == ("POST", "/v1/query"), "{method} {path}");
         }
     }
     let url = format!("/v1/usage?host={}", "a".repeat(9000));
