@@ -95,7 +95,6 @@ impl PruningStatistics for Known<'_> {
     }
 
     /// An account is in a file of its bucket, or nowhere.
-    #[expect(clippy::mutable_key_type, reason = "the trait's signature; nothing here changes a key")]
     fn contained(&self, column: &Column, values: &HashSet<ScalarValue>) -> Option<BooleanArray> {
         if column.name != "account" {
             return None;
