@@ -8,6 +8,8 @@
 //! line: how the archive was made, then each question with the times of each of its runs. The first run finds files cold only if the
 //! system's cache is.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../tests/query/population.rs"]
 mod population;
 

@@ -110,13 +110,13 @@ pub struct CommonArgs {
     /// Write to this file instead of standard output
     #[arg(long, value_name = "FILE")]
     pub output: Option<PathBuf>,
-    /// More rows are an error [default: rows_max in [query]]
+    /// More rows are an error [default: query.rows_max]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub rows_max: Option<u64>,
-    /// A longer time is an error [default: time_s_max in [query]]
+    /// A longer time is an error [default: query.time_s_max]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..=86_400))]
     pub time_s_max: Option<u64>,
-    /// More memory for rows is an error [default: memory_bytes_max in [query]]
+    /// More memory for rows is an error [default: query.memory_bytes_max]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1 << 20..))]
     pub memory_bytes_max: Option<u64>,
     /// For the portal: by which way it was asked

@@ -165,7 +165,7 @@ pub(super) async fn ask(portal: &Portal, viewer: &Viewer, question: &Question) -
 fn queries(portal: &Portal) -> Result<&Queries, Problem> {
     let none = || {
         Problem::new(
-            StatusCode::NOT_IMPLEMENTED,
+            StatusCode::NOT_FOUND,
             "there is no archive here: [archive] in the configuration says where one is",
         )
     };

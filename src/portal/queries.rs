@@ -6,7 +6,7 @@
 //! ```
 //!
 //! What a question may do, see and use is decided there: it reads only, its tables hold one account's records where the token names one,
-//! and it ends at limits of memory, rows and time ([query]); and it writes down who asks what. Nothing of it stands in a command
+//! and it ends at limits of memory, rows and time (section `query`); and it writes down who asks what. Nothing of it stands in a command
 //! line, which anybody on the machine can read. Here: how many run at once, that a client who goes takes its process along, and that an
 //! error is an error's status as long as nothing has flowed.
 
@@ -138,7 +138,7 @@ impl Queries {
         let child = command.spawn().map_err(|error| {
             tracing::error!(%error, program = %self.program.path.display(), "questions cannot be answered");
             Problem::new(
-                StatusCode::NOT_IMPLEMENTED,
+                StatusCode::NOT_FOUND,
                 "the program weir-query, which answers questions, is not installed here",
             )
         })?;

@@ -82,7 +82,8 @@ def check_types(rig, name, types, allowed):
 def by_chdb(rig, table, paths):
     import chdb
 
-    source = f"file('{{{','.join(paths)}}}', Parquet)" if len(paths) > 1 else f"file('{paths[0]}', Parquet)"
+    # Its braces take no whole paths.
+    source = "(" + " UNION ALL ".join(f"SELECT * FROM file('{path}', Parquet)" for path in paths) + ")"
     chdb.query(f"SELECT * FROM {source}", "JSONEachRow")
     sums = ", ".join(f"toString(sum({column})) AS {column}" for column in COLUMNS)
     rows = [json.loads(line) for line in str(chdb.query(f"SELECT account, {sums} FROM {source} GROUP BY account", "JSONEachRow")).splitlines()]

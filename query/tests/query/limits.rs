@@ -48,6 +48,8 @@ fn wrong_flags_are_named() {
     }
 }
 
+// It is waited for by asking again and again.
+#[allow(clippy::zombie_processes)]
 #[test]
 fn an_interrupt_ends_a_question_and_is_written_down() {
     use std::io::Read;

@@ -69,7 +69,7 @@ impl Population {
         // A few have most: the fourth power of a number between 0 and 1.
         let skewed = |dice: &mut Dice, of: u64| {
             let unit = dice.next() as u32 as u128;
-            ((unit * unit * unit * unit >> 96) * u128::from(of) >> 32) as u64
+            ((((unit * unit * unit * unit) >> 96) * u128::from(of)) >> 32) as u64
         };
         let account = skewed(&mut dice, self.accounts);
         let client = skewed(&mut dice, 5000);
@@ -96,7 +96,7 @@ impl Population {
             started_at,
             at: started_at,
             client_ip: Bytes::copy_from_slice(
-                &(0x0a00_0000_u32 | client as u32 * 7 + (account % 7) as u32).to_be_bytes(),
+                &(0x0a00_0000_u32 | (client as u32 * 7 + (account % 7) as u32)).to_be_bytes(),
             ),
             client_port: 1024 + (dice.next() % 60_000) as i32,
             country: country.into(),
@@ -121,7 +121,7 @@ impl Population {
             let (took_us, bytes) = ((luck % 90_000) as i64, 200 + (luck >> 17) as i64 % (1 << (luck % 20)));
             let status = if is_refused {
                 451
-            } else if luck % 97 == 0 {
+            } else if luck.is_multiple_of(97) {
                 502
             } else {
                 200
@@ -138,7 +138,7 @@ impl Population {
             request.reason = if is_refused { Reason::Screened.into() } else { Reason::Unspecified.into() };
             request.billable = !is_refused;
             request.host = format!("{account}.example");
-            request.method = if luck % 5 == 0 { "POST".into() } else { "GET".into() };
+            request.method = if luck.is_multiple_of(5) { "POST".into() } else { "GET".into() };
             request.path = format!("/secret-of-account-{account}/{}", luck % 1000);
             (request.received_app_bytes, request.sent_app_bytes) = (180 + took_us % 50, bytes);
             (request.received_wire_bytes, request.sent_wire_bytes) = (request.received_app_bytes, bytes);

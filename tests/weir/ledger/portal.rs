@@ -188,7 +188,7 @@ fn every_endpoint_shows_a_customer_its_own_and_nothing_of_another() {
                 200 => {}
                 403 => operators_own.push(path.as_str()),
                 // Without a question, or without an archive; with both: query/tests.
-                400 | 404 | 501 if asks_the_archive(path) => {}
+                400 | 404 if asks_the_archive(path) => {}
                 other => panic!("{path}: {other} {}", answer.text()),
             }
             // The foreign account, asked for in every way that there is.
@@ -379,13 +379,7 @@ fn hostile_input_is_refused_in_words() {
                     let url =
                         url.replace(' ', "%20").replace('"', "%22").replace(['<', '>', '{', '}', '[', ']'], "%5B");
                     let answer = get(shown.at, token, &url);
-                    // 501: there is no archive here to ask.
-                    assert!(
-                        (200..500).contains(&answer.status) || answer.status == 501,
-                        "{url}: {} {}",
-                        answer.status,
-                        answer.text()
-                    );
+                    assert!((200..500).contains(&answer.status), "{url}: {} {}", answer.status, answer.text());
                     if answer.status >= 400 {
                         let problem = answer.json();
                         assert_eq!(problem["status"], answer.status);
