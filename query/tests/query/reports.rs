@@ -26,7 +26,8 @@ fn number(row: &Value, name: &str) -> i64 {
 
 #[test]
 fn residency_is_bytes_by_country_and_region() {
-    let mut expected: BTreeMap<(&str, &str), (BTreeSet<&[u8]>, i64, i64)> = BTreeMap::new();
+    type Told<'a> = (BTreeSet<&'a [u8]>, i64, i64);
+    let mut expected: BTreeMap<(&str, &str), Told<'_>> = BTreeMap::new();
     for record in records(Kind::Session) {
         let sums = expected.entry((&record.country, &record.region)).or_default();
         sums.0.insert(&record.session_id);
