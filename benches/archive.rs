@@ -7,11 +7,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
+mod measured;
+
 use std::path::Path;
 use std::sync::atomic::AtomicBool;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
+use measured::Stopwatch;
 use prost::Message;
 
 use weir::archive::{Archiver, Manifest, Place, Table, keep};
@@ -168,20 +171,6 @@ fn write(directory: &Path, records: usize) {
     }
 }
 
-/// CPU time of all threads of this process.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<i64> =
-        stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // Behind the name and the state: utime and stime are the 14th and 15th field, in ticks of 10 ms.
-    Duration::from_millis(u64::try_from((fields[10] + fields[11]) * 10).unwrap())
-}
-
-fn report(name: &str, records: u64, wall: Duration, cpu: Duration) {
-    let per = |time: Duration| records as f64 / time.as_secs_f64().max(0.001);
-    println!("{name:<34} {records:>9} records  {:>9.0} per s  {:>9.0} per CPU s", per(wall), per(cpu));
-}
-
 fn sizes(place: &Place) {
     let manifest = Manifest::read(place).unwrap();
     for table in Table::ALL {
@@ -207,9 +196,9 @@ fn main() {
     let mut book = Book::open(Found::default(), options()).unwrap();
     book.keep_no_usage();
     let mut feed = Feed::Files(FilesFeed::new(&sink));
-    let (begun, cpu_before) = (Instant::now(), cpu());
+    let watch = Stopwatch::start();
     while feed.read(&mut book, u64::MAX, Duration::ZERO).unwrap() {}
-    report("read and verified alone", book.counts().0, begun.elapsed(), cpu() - cpu_before);
+    watch.report("read and verified alone", book.counts().0);
 
     let config = Archive {
         place: ArchivePlace::Directory(directory.path().join("archive")),
@@ -224,13 +213,13 @@ fn main() {
         keep_nodes_days: 0,
     };
     let mut archiver = Archiver::new(config.clone(), Feed::Files(FilesFeed::new(&sink)), options).unwrap();
-    let (begun, cpu_before) = (Instant::now(), cpu());
+    let watch = Stopwatch::start();
     let archived = archiver.run(&AtomicBool::new(false), true).unwrap();
-    report("archived", archived, begun.elapsed(), cpu() - cpu_before);
+    watch.report("archived", archived);
     sizes(archiver.place());
-    let (begun, cpu_before) = (Instant::now(), cpu());
+    let watch = Stopwatch::start();
     let kept = keep(archiver.place(), &config, START_US + DAY_US + HOUR_US).unwrap();
-    report("joined", archived, begun.elapsed(), cpu() - cpu_before);
+    watch.report("joined", archived);
     println!("{:<34} {:>9} files became {}", "", kept.joined, kept.into);
     sizes(archiver.place());
 }

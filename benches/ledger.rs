@@ -7,9 +7,10 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
-use std::time::{Duration, Instant};
+mod measured;
 
 use bytes::Bytes;
+use measured::Stopwatch;
 use prost::Message;
 
 use weir::event::v1::UsageBatch;
@@ -98,27 +99,13 @@ fn messages(node: usize, records: usize) -> Vec<Vec<u8>> {
     messages
 }
 
-/// CPU time of all threads of this process.
-fn cpu() -> Duration {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<i64> =
-        stat.rsplit_once(')').unwrap().1.split_whitespace().filter_map(|field| field.parse().ok()).collect();
-    // Behind the name and the state: utime and stime are the 14th and 15th field, in ticks of 10 ms.
-    Duration::from_millis(u64::try_from((fields[10] + fields[11]) * 10).unwrap())
-}
-
-fn report(name: &str, records: usize, wall: Duration, cpu: Duration) {
-    let per = |time: Duration| records as f64 / time.as_secs_f64().max(0.001);
-    println!("{name:<34} {records:>9} records  {:>9.0} per s  {:>9.0} per CPU s", per(wall), per(cpu));
-}
-
 async fn ledger(name: &str, store: &Store, messages: &[Vec<Vec<u8>>], keeps_details: bool) {
     let options = Options { keys: Vec::new(), hosts_max: 1000 };
     let mut book = Book::open(store.load().await.unwrap(), options).unwrap();
     if keeps_details {
         book.keep_details();
     }
-    let (begun, cpu_before) = (Instant::now(), cpu());
+    let watch = Stopwatch::start();
     let (mut records, mut rows) = (0, 0);
     for at in 0..messages[0].len() {
         for (part, of_node) in messages.iter().enumerate() {
@@ -135,7 +122,7 @@ async fn ledger(name: &str, store: &Store, messages: &[Vec<Vec<u8>>], keeps_deta
     }
     store.commit(&book.batch().unwrap()).await.unwrap();
     book.committed();
-    report(name, records, begun.elapsed(), cpu() - cpu_before);
+    watch.report(name, records as u64);
     println!("{:<34} {rows:>9} rows of usage changed, one for {:.1} records", "", records as f64 / rows.max(1) as f64);
     let (blocks, octets) = store.blocks().await.unwrap();
     if blocks > 0 {
@@ -151,7 +138,8 @@ async fn plain(name: &str, url: &str, messages: &[Vec<Vec<u8>>]) {
     let sql = "CREATE TABLE plain (account TEXT, hour BIGINT, host TEXT, country TEXT, status BIGINT, bytes BIGINT, requests BIGINT, \
                PRIMARY KEY (account, hour, host, country, status))";
     sqlx::raw_sql(sql).execute(&pool).await.unwrap();
-    let (begun, cpu_before, mut records) = (Instant::now(), cpu(), 0);
+    let watch = Stopwatch::start();
+    let mut records = 0;
     let mut to = pool.begin().await.unwrap();
     'all: for message in messages.iter().flatten() {
         for record in UsageBatch::decode(message.as_slice()).unwrap().records {
@@ -175,7 +163,7 @@ async fn plain(name: &str, url: &str, messages: &[Vec<Vec<u8>>]) {
         }
     }
     to.commit().await.unwrap();
-    report(name, records, begun.elapsed(), cpu() - cpu_before);
+    watch.report(name, records as u64);
 }
 
 fn main() {

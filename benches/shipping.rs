@@ -6,10 +6,13 @@
 // A program that prints figures: it may end at what it did not expect.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod measured;
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use measured::Stopwatch;
 use weir::config::Config;
 use weir::event::{Addresses, End, Kind, Losses, Phase, Reason, RequestNote, SessionNote, Tail};
 use weir::ids::IdSource;
@@ -30,19 +33,16 @@ fn main() {
     let count = arguments.iter().skip_while(|argument| *argument != "--records").nth(1);
     let count = count.map_or(1_000_000, |count| count.parse().expect("--records N"));
     println!("{count} request records of {} bytes on average", average_bytes());
-    println!("layout  compression   records/CPU-s     records/s");
     for (layout, compression, count) in
         [("batch", "none", count), ("batch", "lz4", count), ("batch", "zstd", count), ("record", "zstd", count / 4)]
     {
         let topic = format!("weir.bench.{}.{layout}.{compression}", std::process::id());
-        let (cpu, wall) = ship(servers, &topic, layout, compression, count);
-        let per = |time: Duration| count as f64 / time.as_secs_f64();
-        println!("{layout:8}{compression:11}{:16.0}{:14.0}", per(cpu), per(wall));
+        ship(servers, &topic, layout, compression, count);
     }
 }
 
-/// CPU and wall time until everything is acknowledged.
-fn ship(servers: &str, topic: &str, layout: &str, compression: &str, count: usize) -> (Duration, Duration) {
+/// Writes the journal, then measures until everything is acknowledged.
+fn ship(servers: &str, topic: &str, layout: &str, compression: &str, count: usize) {
     let directory = tempfile::tempdir().unwrap();
     let text = format!(
         "state_dir = {:?}\n[sink]\nkind = \"kafka\"\nbootstrap_servers = \"{servers}\"\ntopic = \"{topic}\"\n[sink.kafka]\n\
@@ -61,23 +61,15 @@ fn ship(servers: &str, topic: &str, layout: &str, compression: &str, count: usiz
     }
     let shared = writer.shared();
     shared.sync().unwrap();
-    let (cpu, wall) = (cpu_time(), Instant::now());
+    let (watch, begun) = (Stopwatch::start(), Instant::now());
     let shipper = Shipper::start(&config.sink, budget, Losses::default(), metrics()).unwrap();
     shipper.add(Source { shared: shared.clone(), dead: None });
     while Cursor::peek(shared.directory()).unwrap() < count as u64 {
-        assert!(wall.elapsed() < Duration::from_secs(300), "it does not end");
+        assert!(begun.elapsed() < Duration::from_secs(300), "it does not end");
         std::thread::sleep(Duration::from_millis(5));
     }
-    let spent = (cpu_time() - cpu, wall.elapsed());
+    watch.report(&format!("{layout}, {compression}"), count as u64);
     shipper.stop();
-    spent
-}
-
-fn cpu_time() -> Duration {
-    let text = std::fs::read_to_string("/proc/self/stat").unwrap();
-    let fields: Vec<&str> = text.rsplit(')').next().unwrap().split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
-    Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second())
 }
 
 fn average_bytes() -> usize {

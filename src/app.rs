@@ -22,6 +22,7 @@ use tokio::task::JoinHandle;
 use tracing::{info, warn};
 use tracing_subscriber::EnvFilter;
 
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{Config, LogFormat};
 use crate::enrichment::{Enrichment, Refresher};
@@ -65,18 +66,17 @@ pub(crate) struct App {
 /// `weir check`: the configuration and all it names.
 pub fn check(path: &Path, ask_sink: bool) -> Result<(), String> {
     let config = Config::load(path).map_err(|errors| errors.to_string())?;
-    crate::sink::check(&config.sink).map_err(|error| crate::shipper::chain(&error))?;
+    crate::sink::check(&config.sink).map_err(|error| chain(&error))?;
     if let (true, crate::config::Sink::Kafka(kafka)) = (ask_sink, &config.sink) {
-        let shortcomings =
-            crate::sink::inspect_topic(kafka, CHECK_MAX).map_err(|error| crate::shipper::chain(&error))?;
+        let shortcomings = crate::sink::inspect_topic(kafka, CHECK_MAX).map_err(|error| chain(&error))?;
         for shortcoming in shortcomings {
             println!("topic {}: {shortcoming}", kafka.topic);
         }
     }
     if let Some(plan) = &config.geoip.plan {
-        Enrichment::load(plan).map_err(|error| crate::shipper::chain(&error))?;
+        Enrichment::load(plan).map_err(|error| chain(&error))?;
     }
-    Setup::new(config).map(drop).map_err(|error| crate::shipper::chain(&error))?;
+    Setup::new(config).map(drop).map_err(|error| chain(&error))?;
     println!("{}: good", path.display());
     Ok(())
 }
@@ -179,11 +179,11 @@ impl App {
             Ok(abandoned) => {
                 for epoch in abandoned {
                     if let Err(error) = self.take_over(&mut state_dir, epoch) {
-                        warn!(error = %crate::shipper::chain(&error), "a dead epoch stays as it is");
+                        warn!(error = %chain(&error), "a dead epoch stays as it is");
                     }
                 }
             }
-            Err(error) => warn!(error = %crate::shipper::chain(&error), "earlier epochs cannot be listed"),
+            Err(error) => warn!(error = %chain(&error), "earlier epochs cannot be listed"),
         }
         self.state_dir = Some(state_dir);
     }
@@ -194,7 +194,7 @@ impl App {
             match self.take_over_shard(state_dir, &epoch, shard) {
                 Ok(shared) => self.shipper.add(Source { shared, dead: Some(epoch.clone()) }),
                 Err(error) => {
-                    warn!(epoch = epoch.epoch(), shard, error = %crate::shipper::chain(&error), "a dead shard stays as it is");
+                    warn!(epoch = epoch.epoch(), shard, error = %chain(&error), "a dead shard stays as it is");
                 }
             }
         }
@@ -217,7 +217,7 @@ impl App {
         let (end, remembered) = state_dir.ends(epoch.epoch(), shard, shared.published_seq(), ended_at_us);
         if let Err(error) = remembered {
             // A full disk is made room on by shipping it: this epoch's records still say so, only later ones may not.
-            warn!(error = %crate::shipper::chain(&error), "where an epoch ended cannot be remembered beyond this one");
+            warn!(error = %chain(&error), "where an epoch ended cannot be remembered beyond this one");
         }
         self.node.state_ends(vec![end]);
         Ok(shared)

@@ -313,7 +313,7 @@ fn redacted_details(setting: &Setting, subject: &Subject, is_rehearsal: bool) ->
         return Ok(0);
     }
     let is_theirs = |record: &crate::event::UsageRecord| match subject {
-        Subject::Account(account) => crate::archive::schema::account_of(record) == account,
+        Subject::Account(account) => record.payer() == account,
         Subject::Address(address) => [&record.client_ip, &record.peer_ip].iter().any(|bytes| is_of(bytes, *address)),
     };
     let account = match subject {

@@ -2,7 +2,7 @@
 //!
 //! The map, in the direction of the flow. What a module may import is above it or in the vocabulary; a test holds it so.
 //!
-//! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`metrics`], [`config`]
+//! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`causes`], [`metrics`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays),
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
 //!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from),
@@ -12,6 +12,7 @@
 //!   [`geoip_command`], [`ledger_command`], [`archive_command`], [`usage_command`], [`audit_command`], [`correct_command`],
 //!   [`token_command`], [`key_command`], [`query_command`] (runs another program), [`demo`]
 
+pub mod causes;
 pub mod clock;
 pub mod config;
 pub mod event;

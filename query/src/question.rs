@@ -13,6 +13,7 @@ use datafusion::execution::context::{SQLOptions, SessionState};
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::parser::Statement;
 use datafusion::sql::sqlparser::ast::Statement as SqlStatement;
+use weir::archive::schema::octets;
 use weir::clock::parse_utc;
 use weir::ids::unhex;
 
@@ -135,11 +136,11 @@ fn value(text: &str, kind: &DataType) -> Option<ScalarValue> {
         // Nobody's id and nobody's address is empty: it is how a report leaves one open.
         DataType::FixedSizeBinary(bytes) if text.is_empty() => Some(ScalarValue::FixedSizeBinary(*bytes, None)),
         DataType::FixedSizeBinary(bytes) => {
-            let octets = octets(text).filter(|octets| i32::try_from(octets.len()) == Ok(*bytes))?;
+            let octets = octets_of(text).filter(|octets| i32::try_from(octets.len()) == Ok(*bytes))?;
             Some(ScalarValue::FixedSizeBinary(*bytes, Some(octets)))
         }
         DataType::Binary | DataType::LargeBinary | DataType::BinaryView => {
-            Some(ScalarValue::Binary(Some(octets(text)?)))
+            Some(ScalarValue::Binary(Some(octets_of(text)?)))
         }
         DataType::Timestamp(unit, zone) => {
             let us = parse_utc(text)?;
@@ -157,10 +158,9 @@ fn value(text: &str, kind: &DataType) -> Option<ScalarValue> {
 }
 
 /// An address or hexadecimal digits.
-fn octets(text: &str) -> Option<Vec<u8>> {
+fn octets_of(text: &str) -> Option<Vec<u8>> {
     match text.parse::<IpAddr>() {
-        Ok(IpAddr::V4(v4)) => Some(v4.to_ipv6_mapped().octets().to_vec()),
-        Ok(IpAddr::V6(v6)) => Some(v6.octets().to_vec()),
+        Ok(address) => Some(octets(address).to_vec()),
         Err(_) => unhex(text.as_bytes()),
     }
 }

@@ -16,13 +16,13 @@ use tracing_subscriber::EnvFilter;
 use super::App;
 use super::worker::{self, Stage};
 use crate::admin::{self, Admin};
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{Config, OnFull, reloadable_difference};
 use crate::enrichment::Refresher;
 use crate::handover;
 use crate::journal::{Health, StateDir};
 use crate::proxy::Setup;
-use crate::shipper::chain;
 
 /// Changes the log's filter.
 pub type LogHandle = tracing_subscriber::reload::Handle<EnvFilter, tracing_subscriber::Registry>;

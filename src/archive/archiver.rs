@@ -19,6 +19,7 @@ use super::keys::Keys;
 use super::manifest::{Commit, Manifest, Unreadable, Why};
 use super::rows::Rows;
 use super::{Error, Place};
+use crate::causes::chain;
 use crate::clock::Clock;
 use crate::config::{Archive, ArchiveAddresses};
 use crate::rollup::{Book, Feed, FeedError, Options};
@@ -139,7 +140,7 @@ impl Archiver {
                 }
                 Err(stopped) if is_last => return Err(stopped),
                 Err(stopped) => {
-                    error!(error = %text(&stopped), "nothing was archived: begun again in {} s", RETRY.as_secs());
+                    error!(error = %chain(&stopped), "nothing was archived: begun again in {} s", RETRY.as_secs());
                     std::thread::sleep(RETRY);
                 }
             }
@@ -147,7 +148,7 @@ impl Archiver {
                 kept_at = Instant::now();
                 match super::keep(&self.place, &self.config, Clock::anchored().now_us()) {
                     Ok(kept) => info!(?kept, "the archive is kept"),
-                    Err(failed) => error!(error = %text(&failed), "the archive is not kept up: tried again later"),
+                    Err(failed) => error!(error = %chain(&failed), "the archive is not kept up: tried again later"),
                 }
             }
         }
@@ -203,17 +204,6 @@ impl Archiver {
         info!(commit = manifest.number, files, records, "archived");
         Ok(true)
     }
-}
-
-/// An error and what brought it about.
-fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text += &format!(": {error}");
-        source = error.source();
-    }
-    text
 }
 
 fn locked(rows: &Mutex<Rows>) -> std::sync::MutexGuard<'_, Rows> {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use super::file::{self, Effort, Encoded};
 use super::keys::Keys;
 use super::manifest::{Certificate, Commit, File, Manifest, Removed, Why};
-use super::schema::{Table, bucket};
+use super::schema::{Table, bucket, octets};
 use super::{Error, Place, proof, upkeep};
 use crate::ids::hex;
 use crate::wire::Hash;
@@ -180,10 +180,7 @@ fn theirs(table: Table, rows: &RecordBatch, keys: Option<&mut Keys>, subject: &S
     let name = |row: usize| accounts.get(account[row]).map_or("", String::as_str);
     let address = match subject {
         Subject::Account(wanted) => return Ok((0..rows.num_rows()).map(|row| name(row) == wanted).collect()),
-        Subject::Address(address) => match address.to_canonical() {
-            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-            IpAddr::V6(v6) => v6.octets(),
-        },
+        Subject::Address(address) => octets(address.to_canonical()),
     };
     let at = file::column::<TimestampMicrosecondType>(table, rows, "at")?;
     let mut keys = keys;

@@ -13,7 +13,7 @@ use arrow_schema::{ArrowError, DataType, Field};
 use arrow_select::take::take_record_batch;
 
 use super::keys::Keys;
-use super::schema::{Row, Table, Value, account_of, bucket};
+use super::schema::{Row, Table, Value, bucket, octets};
 use super::{Error, file};
 use crate::clock::hour_of;
 use crate::event::{AddressForm, UsageRecord};
@@ -58,7 +58,7 @@ impl Rows {
     }
 
     fn add(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) -> Result<(), Error> {
-        let account = account_of(record);
+        let account = record.payer();
         let bucket = match self.known.get(account) {
             Some(bucket) => *bucket,
             None => {
@@ -108,7 +108,7 @@ impl Rows {
 /// 16 bytes, IPv4 mapped.
 pub fn address(bytes: &[u8]) -> Option<[u8; 16]> {
     if let Ok(v4) = <[u8; 4]>::try_from(bytes) {
-        return Some(std::net::Ipv4Addr::from(v4).to_ipv6_mapped().octets());
+        return Some(octets(v4.into()));
     }
     bytes.try_into().ok()
 }

@@ -24,12 +24,13 @@
 //! * **Not here**: `ended` of node records; where earlier epochs ended is in the manifest, as gaps, if anything of them did not come.
 //! * **Additive**: columns are never renamed, never change their type. A later one is null in files of before.
 
+use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Kind, Phase, UNATTRIBUTED, UsageRecord};
+use crate::event::{Kind, UsageRecord};
 use crate::wire::StreamId;
 
 /// A table of the archive.
@@ -88,9 +89,12 @@ pub fn bucket(account: &str, buckets: u32) -> u32 {
     first % buckets.max(1)
 }
 
-/// Whose a record is; never empty.
-pub fn account_of(record: &UsageRecord) -> &str {
-    if record.account.is_empty() { UNATTRIBUTED } else { &record.account }
+/// An address as it stands in a column: 16 bytes, IPv4 mapped.
+pub fn octets(address: IpAddr) -> [u8; 16] {
+    match address {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// A record on its way into a row.
@@ -174,25 +178,6 @@ fn id(bytes: &[u8]) -> Option<[u8; 16]> {
     bytes.try_into().ok()
 }
 
-fn kind(record: &UsageRecord) -> &'static str {
-    match record.kind() {
-        Kind::Unspecified => "",
-        Kind::Session => "session",
-        Kind::Request => "request",
-        Kind::Node => "node",
-        Kind::Gap => "gap",
-    }
-}
-
-fn phase(record: &UsageRecord) -> &'static str {
-    match record.phase() {
-        Phase::Unspecified => "",
-        Phase::Open => "open",
-        Phase::Checkpoint => "checkpoint",
-        Phase::Close => "close",
-    }
-}
-
 /// What it says beside its delta, if anything.
 fn total(total: i64, delta: i64) -> Option<i64> {
     (total != delta).then_some(total)
@@ -204,11 +189,11 @@ static COLUMNS: &[Column] = &[
     column(EVERY, "epoch", Value::Number(|row| i64::from(row.stream.epoch))),
     column(EVERY, "shard", Value::Small(|row| i32::from(row.stream.shard))),
     column(EVERY, "seq", Value::Number(|row| row.seq)),
-    column(NODES, "kind", Value::Word(|row| kind(row.record))),
-    column(EVERY, "phase", Value::Word(|row| phase(row.record))),
+    column(NODES, "kind", Value::Word(|row| row.record.kind().name())),
+    column(EVERY, "phase", Value::Word(|row| row.record.phase().name())),
     column(TRAFFIC, "session_id", Value::Bytes16(|row| id(&row.record.session_id))),
     column(REQUESTS, "request_id", Value::Bytes16(|row| id(&row.record.request_id))),
-    column(EVERY, "account", Value::Word(|row| account_of(row.record))),
+    column(EVERY, "account", Value::Word(|row| row.record.payer())),
     column(EVERY, "account_bucket", Value::Small(|row| row.bucket)),
     column(EVERY, "endpoint", Value::Word(|row| &row.record.endpoint)),
     column(TRAFFIC, "attribution", Value::Word(|row| &row.record.attribution)),

@@ -169,7 +169,7 @@ impl World {
                 let place = (number("epoch", row) as u32, shards.value(row) as u16, number("seq", row) as u64);
                 let record = left.remove(&place).unwrap_or_else(|| panic!("{place:?} is there twice"));
                 let account = accounts[account[row]].clone();
-                assert_eq!(account, schema::account_of(&record));
+                assert_eq!(account, record.payer());
                 assert_eq!(schema::bucket(&account, 3), file.bucket);
                 assert_eq!(number("sent_app_bytes", row), record.sent_app_bytes);
                 let key = (account.clone(), record.at);
@@ -398,10 +398,8 @@ fn an_erased_address_is_nowhere_and_all_sums_stay() {
         .filter(|record| record.client_ip.as_ref() == [198, 51, 100, 7] && record.address_form() == AddressForm::Full)
         .collect();
     assert!(theirs.len() > 3);
-    let sealed: Vec<[u8; 16]> = theirs
-        .iter()
-        .map(|record| keys.sealed(schema::account_of(record), record.at, whole).unwrap().unwrap())
-        .collect();
+    let sealed: Vec<[u8; 16]> =
+        theirs.iter().map(|record| keys.sealed(record.payer(), record.at, whole).unwrap().unwrap()).collect();
     let archive = world.directory.path().join("archive");
     assert!(!contains(&everything(&archive), &whole), "whole addresses are not in the archive");
 

@@ -32,6 +32,31 @@ pub use v1::{End, Kind, Phase, Reason, Screening, ShardEnd, UsageRecord};
 /// What an account is called when no rule names one: a record is never dropped for want of an owner.
 pub const UNATTRIBUTED: &str = "unattributed";
 
+impl Kind {
+    /// As printed in `kind`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Session => "session",
+            Self::Request => "request",
+            Self::Node => "node",
+            Self::Gap => "gap",
+        }
+    }
+}
+
+impl Phase {
+    /// As printed in `phase`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Unspecified => "",
+            Self::Open => "open",
+            Self::Checkpoint => "checkpoint",
+            Self::Close => "close",
+        }
+    }
+}
+
 impl End {
     /// As printed in `end`.
     pub fn name(self) -> &'static str {
@@ -80,6 +105,11 @@ impl Screening {
 }
 
 impl UsageRecord {
+    /// Who pays; [`UNATTRIBUTED`] where no rule named one, never empty.
+    pub fn payer(&self) -> &str {
+        if self.account.is_empty() { UNATTRIBUTED } else { &self.account }
+    }
+
     /// What moved since the record before.
     pub fn deltas(&self) -> Counters {
         Counters::from_array(

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Kind, Phase, ShardEnd, UsageRecord};
+use super::{ShardEnd, UsageRecord};
 use crate::ids::hex;
 
 /// Where a record stands: gapless in `seq` for each (node, epoch, shard).
@@ -44,8 +44,8 @@ printed! {
     epoch: u32 = |p: &Position<'a>, _| p.epoch,
     shard: u16 = |p: &Position<'a>, _| p.shard,
     seq: u64 = |p: &Position<'a>, _| p.seq,
-    kind: &'a str = |_, r: &UsageRecord| kind(r.kind()),
-    phase: &'a str = |_, r: &UsageRecord| phase(r.phase()),
+    kind: &'a str = |_, r: &UsageRecord| r.kind().name(),
+    phase: &'a str = |_, r: &UsageRecord| r.phase().name(),
     session_id: String = |_, r: &UsageRecord| hex(&r.session_id),
     request_id: String = |_, r: &UsageRecord| hex(&r.request_id),
     account: &'a str = |_, r: &'a UsageRecord| r.account.as_str(),
@@ -191,25 +191,6 @@ pub fn csv_field(text: &str) -> String {
 fn time_of_day(at_us: i64) -> String {
     let ms = at_us.div_euclid(1000).rem_euclid(86_400_000);
     format!("{:02}:{:02}:{:02}.{:03}", ms / 3_600_000, ms / 60_000 % 60, ms / 1000 % 60, ms % 1000)
-}
-
-fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Unspecified => "",
-        Kind::Session => "session",
-        Kind::Request => "request",
-        Kind::Node => "node",
-        Kind::Gap => "gap",
-    }
-}
-
-fn phase(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Unspecified => "",
-        Phase::Open => "open",
-        Phase::Checkpoint => "checkpoint",
-        Phase::Close => "close",
-    }
 }
 
 fn address(bytes: &Bytes) -> String {

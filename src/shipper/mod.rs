@@ -27,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use tracing::{debug, error, info, warn};
 
+use crate::causes::chain;
 use crate::config;
 use crate::event::Losses;
 use crate::journal::{Budget, EpochDir, Shared};
@@ -54,7 +55,7 @@ const GAUGES: Duration = Duration::from_millis(500);
 /// With sink `none`: how much of the budget may be used before the oldest records go, in percent.
 const KEEP_PERCENT: u64 = 90;
 /// What a sink without options of its own gets.
-const FILE_BATCH: BatchMax = BatchMax { records: 500, bytes: 512 << 10, linger: Duration::ZERO };
+const FILE_BATCH: BatchMax = BatchMax { records: 500, bytes: 512 << 10, linger: Duration::ZERO, in_flight: usize::MAX };
 const FILE_IN_FLIGHT_BYTES_MAX: u64 = 4 << 20;
 /// Messages of one shard that librdkafka has at a time: what an idempotent producer may have under way. With one more its thread
 /// asks in a busy loop whether it may go yet.
@@ -86,7 +87,6 @@ impl Shipper {
     ) -> Result<Self, sink::Error> {
         let now = Instant::now();
         let status = Arc::<Status>::default();
-        let mut in_flight_batches_max = usize::MAX;
         let (sink, batch_max, in_flight_bytes_max, bytes_per_s): (Option<Box<dyn Sink>>, _, _, _) = match config {
             config::Sink::None => (None, FILE_BATCH, 0, 0),
             config::Sink::File(file) => {
@@ -98,10 +98,11 @@ impl Shipper {
                     records: options.batch_records_max,
                     bytes: options.batch_bytes_max,
                     linger: options.linger,
+                    in_flight: match options.layout {
+                        config::KafkaLayout::Batch => IN_FLIGHT_MESSAGES_MAX,
+                        config::KafkaLayout::Record => usize::MAX,
+                    },
                 };
-                if options.layout == config::KafkaLayout::Batch {
-                    in_flight_batches_max = IN_FLIGHT_MESSAGES_MAX;
-                }
                 let sink = Box::new(KafkaSink::new(kafka)?);
                 (Some(sink), batch_max, options.in_flight_bytes_max, options.drain_bytes_per_s_max)
             }
@@ -109,7 +110,6 @@ impl Shipper {
         let mut work = Work {
             sink,
             batch_max,
-            in_flight_batches_max,
             in_flight_bytes_max,
             in_flight_bytes: 0,
             pace: Pace::new(bytes_per_s, now),
@@ -163,8 +163,6 @@ impl Shipper {
 struct Work {
     sink: Option<Box<dyn Sink>>,
     batch_max: BatchMax,
-    /// Of each shard.
-    in_flight_batches_max: usize,
     in_flight_bytes_max: u64,
     in_flight_bytes: u64,
     pace: Pace,
@@ -339,7 +337,7 @@ impl Work {
                 if full || !self.pace.wait(now).is_zero() {
                     return Ok(sent);
                 }
-                if stream.in_flight() >= self.in_flight_batches_max {
+                if stream.in_flight() >= self.batch_max.in_flight {
                     break;
                 }
                 let hurry = stopping || stream.source.dead.is_some();
@@ -430,16 +428,4 @@ impl Work {
             }
         }
     }
-}
-
-/// An error with its sources.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

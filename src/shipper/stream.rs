@@ -84,7 +84,7 @@ impl Pending {
     }
 }
 
-/// What a batch may hold.
+/// What a batch may hold, and how many of them a shard may have under way.
 #[derive(Clone, Copy, Debug)]
 pub struct BatchMax {
     /// Records.
@@ -93,6 +93,8 @@ pub struct BatchMax {
     pub bytes: usize,
     /// How long records wait for more of them.
     pub linger: Duration,
+    /// Batches of one shard that were sent and not answered for.
+    pub in_flight: usize,
 }
 
 /// A shard's journal being shipped.

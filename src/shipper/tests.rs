@@ -96,7 +96,6 @@ fn work(sink: Moody, budget: Arc<Budget>) -> Work {
     Work {
         sink: Some(Box::new(sink)),
         batch_max: BATCH_MAX,
-        in_flight_batches_max: 3,
         in_flight_bytes_max: 4000,
         in_flight_bytes: 0,
         pace: Pace::new(u64::MAX, now),
@@ -112,7 +111,7 @@ fn work(sink: Moody, budget: Arc<Budget>) -> Work {
     }
 }
 
-const BATCH_MAX: BatchMax = BatchMax { records: 20, bytes: 1000, linger: Duration::ZERO };
+const BATCH_MAX: BatchMax = BatchMax { records: 20, bytes: 1000, linger: Duration::ZERO, in_flight: 3 };
 
 #[test]
 fn whatever_the_sink_does_no_record_is_lost() {

@@ -14,7 +14,7 @@ use std::collections::BTreeMap;
 use prost::Message;
 
 use crate::clock::hour_of;
-use crate::event::{Kind, UNATTRIBUTED, UsageRecord};
+use crate::event::{Kind, UsageRecord};
 
 /// Records of one block.
 const RECORDS_MAX: usize = 2_000;
@@ -64,11 +64,7 @@ impl Details {
         if !matches!(record.kind(), Kind::Session | Kind::Request) {
             return;
         }
-        let account: String = if record.account.is_empty() {
-            UNATTRIBUTED.to_owned()
-        } else {
-            record.account.chars().filter(|c| *c != '\0').take(255).collect()
-        };
+        let account: String = record.payer().chars().filter(|c| *c != '\0').take(255).collect();
         let runs = self.runs.entry((hour_of(record.at), account)).or_default();
         if runs.last().is_none_or(|run| run.records >= RECORDS_MAX) {
             runs.push(Run { first_at_us: record.at, last_at_us: record.at, ..Run::default() });
@@ -174,7 +170,7 @@ mod tests {
             assert_eq!((records.len() as i64, records.len() <= RECORDS_MAX), (block.records, true));
             assert_eq!(hour_of(block.first_at_us), hour_of(block.last_at_us));
             for record in &records {
-                let name = if record.account.is_empty() { UNATTRIBUTED } else { &record.account };
+                let name = record.payer();
                 let (_, first, last) = block.accounts.iter().find(|(account, ..)| account == name).unwrap();
                 assert!(*first <= record.at && record.at <= *last);
             }

@@ -138,7 +138,7 @@ impl Store {
                     record.kind() == search.kind
                         && record.at >= search.from_us
                         && Place::of(record) < search.before
-                        && search.account.as_ref().is_none_or(|account| account_of(record) == *account)
+                        && search.account.as_ref().is_none_or(|account| record.payer() == account.as_str())
                         && matches(record)
                 };
                 let wanted: Vec<UsageRecord> = unpacked.into_iter().filter(is_wanted).collect();
@@ -243,10 +243,6 @@ async fn is_current(from: &mut AnyConnection, record: &UsageRecord) -> Result<bo
     let state: Open = serde_json::from_str(&text(&row, "state")?)
         .map_err(|error| Error::Damaged(format!("item {}: {error}", hex(id))))?;
     Ok(!state.is_closed && state.last_at_us == Some(record.at))
-}
-
-fn account_of(record: &UsageRecord) -> &str {
-    if record.account.is_empty() { crate::event::UNATTRIBUTED } else { &record.account }
 }
 
 /// What may be given out: all that is newer than everything unread.

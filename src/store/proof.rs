@@ -4,7 +4,7 @@ use super::details::read_block;
 use super::query::{number, text};
 use super::rows::{Filter, Group, Series, Sums};
 use super::{Error, Store, failed};
-use crate::event::{UNATTRIBUTED, UsageRecord};
+use crate::event::UsageRecord;
 
 impl Store {
     /// All records of sessions and requests in this time, in the order of their positions; of one account, or of all. None: there are
@@ -37,7 +37,7 @@ impl Store {
             let unpacked = read_block(&mut from, &text(row, "block")?, number(row, "last_at")?).await?;
             records.extend(unpacked.into_iter().filter(|record| {
                 (filter.from_us..filter.to_us).contains(&record.at)
-                    && filter.account.as_ref().is_none_or(|account| account_of(record) == *account)
+                    && filter.account.as_ref().is_none_or(|account| record.payer() == account.as_str())
             }));
             if records.len() > records_max {
                 return Ok(None);
@@ -67,8 +67,4 @@ impl Store {
         let usage = self.usage(filter, Group::Hour).await?;
         Ok(usage.into_iter().filter(|(series, ..)| !series.correction.is_empty()).collect())
     }
-}
-
-fn account_of(record: &UsageRecord) -> &str {
-    if record.account.is_empty() { UNATTRIBUTED } else { &record.account }
 }

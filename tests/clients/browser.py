@@ -7,20 +7,12 @@ import shutil
 import subprocess
 
 from browser_page import IMAGES
+from cdp import QUIET
 from rig import Listener
 
 FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
+    *QUIET,
     "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--disable-dev-shm-usage",
-    "--disable-extensions",
-    "--no-proxy-server",
     "--ignore-certificate-errors",
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE localhost",
     "--timeout=40000",

@@ -9,7 +9,8 @@ import time
 
 from websockets.sync.client import connect
 
-FLAGS = [
+# A Chromium of its own that keeps to itself.
+QUIET = [
     "--headless",
     "--no-sandbox",
     "--disable-gpu",
@@ -20,10 +21,8 @@ FLAGS = [
     "--disable-dev-shm-usage",
     "--disable-extensions",
     "--no-proxy-server",
-    "--hide-scrollbars",
-    "--remote-debugging-port=0",
-    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
+FLAGS = [*QUIET, "--hide-scrollbars", "--remote-debugging-port=0", "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"]
 
 
 class Browser:

@@ -3,7 +3,7 @@
 use super::fingerprint::fingerprint;
 use super::{Book, UNITEMISED};
 use crate::clock::hour_of;
-use crate::event::{Kind as RecordKind, Phase, UNATTRIBUTED, UsageRecord};
+use crate::event::{Kind as RecordKind, Phase, UsageRecord};
 use crate::rollup::catalog::Named;
 use crate::rollup::gaps::signed;
 use crate::rollup::item::{Bytes, Closed, Item, add, minus, negative};
@@ -39,7 +39,7 @@ impl Book {
         };
         let named = Named {
             kind: Kind::Request,
-            account: account(record),
+            account: record.payer(),
             endpoint: &record.endpoint,
             host: &record.host,
             protocol: &record.protocol,
@@ -110,7 +110,7 @@ impl Book {
         }
         let named = Named {
             kind: Kind::Session,
-            account: account(record),
+            account: record.payer(),
             endpoint: &record.endpoint,
             host: "",
             protocol: &record.protocol,
@@ -175,10 +175,6 @@ impl Book {
         };
         self.changed.usage.entry(key).or_default().add(sums);
     }
-}
-
-fn account(record: &UsageRecord) -> &str {
-    if record.account.is_empty() { UNATTRIBUTED } else { &record.account }
 }
 
 pub(super) fn of_bytes(bytes: Bytes) -> Sums {
