@@ -4,6 +4,7 @@
 //! beat every second when idle). A stream that is complete, up to the node's closing record, holds nobody back: a node that was shut
 //! down says nothing more, rightly. One that was killed and never started again holds the watermark where it died: nobody can
 //! know what it still had, until its disk is read (`weir journal export`) or a seal states the hole.
+//! What a seal has stated holds nobody back before the seal's end: those numbers are final, whatever comes late counts behind them.
 
 use std::collections::BTreeMap;
 
@@ -26,8 +27,15 @@ pub struct Node {
     pub missing: u64,
 }
 
-/// All nodes, by name.
-pub fn nodes(streams: &[StreamRow], gaps: &[Gap]) -> Vec<Node> {
+impl Node {
+    fn holds_from(&mut self, at_us: i64) {
+        self.complete_until_us = Some(self.complete_until_us.map_or(at_us, |until_us| until_us.min(at_us)));
+    }
+}
+
+/// All nodes, by name; `sealed` are the periods whose seals have stated their holes.
+pub fn nodes(streams: &[StreamRow], gaps: &[Gap], sealed: &[Period]) -> Vec<Node> {
+    let sealed_until_us = sealed.iter().map(|period| period.to_us).max().unwrap_or(i64::MIN);
     let mut nodes: BTreeMap<&str, Node> = BTreeMap::new();
     // A stream of which nothing came is only known by a gap record.
     for row in streams.iter().filter(|row| row.next_seq > 0) {
@@ -40,15 +48,15 @@ pub fn nodes(streams: &[StreamRow], gaps: &[Gap]) -> Vec<Node> {
         });
         node.last_at_us = node.last_at_us.max(row.last_at_us);
         if !row.is_complete {
-            let until_us = node.complete_until_us.map_or(row.last_at_us, |until_us| until_us.min(row.last_at_us));
-            node.complete_until_us = Some(until_us);
+            node.holds_from(row.last_at_us.max(sealed_until_us));
         }
     }
     for gap in gaps.iter().filter(|gap| gap.cause != "stated") {
         if let Some(node) = nodes.get_mut(gap.place.node.as_str()) {
             node.missing += seqs(gap);
-            let until_us = node.complete_until_us.map_or(gap.from_us, |until_us| until_us.min(gap.from_us));
-            node.complete_until_us = Some(until_us);
+            if gap.to_us >= sealed_until_us {
+                node.holds_from(gap.from_us.max(sealed_until_us));
+            }
         }
     }
     nodes.into_values().collect()

@@ -155,7 +155,7 @@ fn table(tally: &Tally, steps: &[Step]) -> Markup {
 }
 
 fn node_table(found: &Found, by_node: &ByNode<'_>) -> Markup {
-    let nodes = nodes(&found.streams, &found.gaps);
+    let nodes = nodes(&found.streams, &found.gaps, &found.periods);
     html! {
         @if nodes.is_empty() { div.empty { p { strong { "No record has come yet." } } p { "Start " code { "weir run" } " beside this ledger, and send a request through it." } } }
         @else {
