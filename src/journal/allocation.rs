@@ -2,6 +2,8 @@
 //!
 //! A sparse file on a full disk turns the first store into SIGBUS. So a file is reserved (`fallocate`), written with zeros (on ext4 a
 //! later `fdatasync` is then up to 25 times cheaper than into merely reserved blocks) and only then mapped: a full disk is an error here.
+//! That holds on ext4, xfs, tmpfs and overlays of them. On btrfs a store also wants room for metadata (before Linux 6.17 for data too,
+//! whatever is reserved), and is SIGBUS without: the journal then stays whole as after a `kill -9`, but the process is gone.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
@@ -55,7 +57,7 @@ fn fill(file: &File, bytes: u64) -> io::Result<()> {
     Ok(())
 }
 
-/// A directory of mode 0700, made if it is not there. On btrfs new files in it are not copied on write, or else a store into an
+/// A directory of mode 0700, made if it is not there. On btrfs new files in it are not copied on write, or else every store into an
 /// allocated block could still find the disk full.
 pub(super) fn make_directory(path: &Path) -> Result<(), Error> {
     match DirBuilder::new().mode(0o700).create(path) {
@@ -69,14 +71,18 @@ pub(super) fn make_directory(path: &Path) -> Result<(), Error> {
         }
     }
     let directory = File::open(path).map_err(io_error("open directory", path))?;
-    let kind = fstatfs(&directory).map_err(io::Error::from).map_err(io_error("look at the file system of", path))?;
-    if kind.f_type as u64 == BTRFS_MAGIC {
+    if is_on_btrfs(&directory).map_err(io_error("look at the file system of", path))? {
         let set = ioctl_getflags(&directory).and_then(|flags| ioctl_setflags(&directory, flags | IFlags::NOCOW));
         if let Err(error) = set {
-            tracing::warn!(path = %path.display(), %error, "cannot turn copy-on-write off; a full disk may then kill the process");
+            tracing::warn!(path = %path.display(), %error, "cannot turn copy-on-write off: stores may find the disk full");
         }
     }
     Ok(())
+}
+
+/// Whether a full file system may still end the process: see above.
+pub(super) fn is_on_btrfs(directory: &File) -> io::Result<bool> {
+    Ok(fstatfs(directory)?.f_type as u64 == BTRFS_MAGIC)
 }
 
 /// Makes the names in `directory` durable.

@@ -10,7 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use super::allocation::{make_directory, sync_directory};
+use tracing::warn;
+
+use super::allocation::{is_on_btrfs, make_directory, sync_directory};
 use super::ends::Ends;
 use super::{Error, io_error};
 use crate::event::ShardEnd;
@@ -31,6 +33,9 @@ impl StateDir {
     pub fn open(path: &Path) -> Result<Self, Error> {
         make_directory(path)?;
         let lock = take_lock(&path.join("lock"), LOCK_WAIT)?;
+        if is_on_btrfs(&lock).map_err(io_error("look at the file system of", path))? {
+            warn!(path = %path.display(), "state_dir is on btrfs: once that is full the kernel may end this process (SIGBUS); ext4, xfs and tmpfs do not");
+        }
         finish_removals(path)?;
         let ends = Ends::open(path)?;
         Ok(Self { path: path.to_owned(), lock, ends })

@@ -111,8 +111,11 @@ fn a_disk_that_stands_still_keeps_no_request_waiting() {
     known.assert_recorded(&end(&house, process));
 }
 
-/// A file system of 64 MiB; unmounted when dropped.
-struct Mount(PathBuf);
+/// A small file system; unmounted when dropped, and then what it lies on.
+struct Mount {
+    path: PathBuf,
+    _below: Option<Box<Mount>>,
+}
 
 impl Mount {
     /// In memory. Only root may.
@@ -120,25 +123,47 @@ impl Mount {
         Self::at(path, &["-t", "tmpfs", "-o", "size=64m", "weir-test"])
     }
 
-    /// In a file beside it, by a loop device. Where there is none, or no mkfs, there is no such mount.
     fn ext4(path: &Path) -> Option<Self> {
-        let image = path.with_extension("ext4");
-        std::fs::File::create(&image).unwrap().set_len(64 << 20).unwrap();
-        let image = image.to_str().unwrap();
-        let make = Command::new("mkfs.ext4").args(["-q", "-F", "-m", "0", image]).output();
-        let is_made = make.is_ok_and(|output| output.status.success());
-        is_made.then(|| Self::at(path, &["-t", "ext4", "-o", "loop", image])).flatten()
+        Self::image(path, "ext4", 64 << 20, &["-q", "-F", "-m", "0"])
+    }
+
+    /// It takes no less than 300 MiB.
+    fn xfs(path: &Path) -> Option<Self> {
+        Self::image(path, "xfs", 300 << 20, &["-q", "-f"])
+    }
+
+    /// What a container writes to.
+    fn overlay(path: &Path) -> Option<Self> {
+        let below = Self::tmpfs(&path.with_extension("below"))?;
+        let part = |name: &str| {
+            let part = below.path.join(name);
+            std::fs::create_dir_all(&part).unwrap();
+            part.display().to_string()
+        };
+        let options = format!("lowerdir={},upperdir={},workdir={}", part("lower"), part("upper"), part("work"));
+        let mut mount = Self::at(path, &["-t", "overlay", "-o", &options, "weir-test"])?;
+        mount._below = Some(Box::new(below));
+        Some(mount)
+    }
+
+    /// In a file beside it, by a loop device. Where there is none, or no mkfs, there is no such mount.
+    fn image(path: &Path, kind: &str, bytes: u64, make: &[&str]) -> Option<Self> {
+        let image = path.with_extension(kind);
+        std::fs::File::create(&image).unwrap().set_len(bytes).unwrap();
+        let made = Command::new(format!("mkfs.{kind}")).args(make).arg(&image).output();
+        let is_made = made.is_ok_and(|output| output.status.success());
+        is_made.then(|| Self::at(path, &["-t", kind, "-o", "loop", image.to_str().unwrap()])).flatten()
     }
 
     fn at(path: &Path, what: &[&str]) -> Option<Self> {
         std::fs::create_dir_all(path).unwrap();
         let mounted = Command::new("mount").args(what).arg(path).output();
-        mounted.is_ok_and(|output| output.status.success()).then(|| Self(path.to_owned()))
+        mounted.is_ok_and(|output| output.status.success()).then(|| Self { path: path.to_owned(), _below: None })
     }
 
     /// Fills it to the last block.
     fn fill(&self) -> PathBuf {
-        let ballast = self.0.join("ballast");
+        let ballast = self.path.join("ballast");
         let mut file = std::fs::File::create(&ballast).unwrap();
         while file.write_all(&[1; 4096]).is_ok() {}
         ballast
@@ -147,8 +172,8 @@ impl Mount {
 
 impl Drop for Mount {
     fn drop(&mut self) {
-        let unmounted = Command::new("umount").arg("-l").arg(&self.0).status();
-        assert!(unmounted.is_ok_and(|status| status.success()), "{} is left mounted", self.0.display());
+        let unmounted = Command::new("umount").arg("-l").arg(&self.path).status();
+        assert!(unmounted.is_ok_and(|status| status.success()), "{} is left mounted", self.path.display());
     }
 }
 
@@ -162,11 +187,21 @@ fn a_full_ext4_takes_nothing_from_the_sums() {
     fill_and_free(Mount::ext4);
 }
 
+#[test]
+fn a_full_xfs_takes_nothing_from_the_sums() {
+    fill_and_free(Mount::xfs);
+}
+
+#[test]
+fn a_full_overlay_takes_nothing_from_the_sums() {
+    fill_and_free(Mount::overlay);
+}
+
 fn fill_and_free(mount: impl Fn(&Path) -> Option<Mount>) {
     let origin = Origin::http();
     let house = House::new(&config(&origin));
     let Some(mount) = mount(&house.state()) else {
-        eprintln!("skipped: a file system of its own needs root and, in a file, mkfs.ext4 and a loop device");
+        eprintln!("skipped: a file system of its own needs root and, in a file, its mkfs and a loop device");
         return;
     };
     let process = house.run(&[]);
