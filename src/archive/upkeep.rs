@@ -152,6 +152,7 @@ fn sweep(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept) -
     for folder in Table::ALL.map(Table::name).into_iter().chain(["proofs"]) {
         found.extend(place.list(folder)?);
     }
+    kept.swept += place.sweep_drafts(now_us - LEFT_ALONE_US)?;
     // Read behind the listing: what was committed in between is named.
     manifest.follow(place)?;
     let mut kept_paths = manifest.removed_since(place, now_us - LEFT_ALONE_US)?;
