@@ -3,7 +3,8 @@
 //! ```text
 //! <keys>/master.key        64 hexadecimal digits
 //! <keys>/2026-11-23.keys   a line for each account: `<hash of its name> <its key, under the master key>`, both hexadecimal
-//! <keys>/lock              held by whoever changes a file
+//! <keys>/destroyed         how many times keys were destroyed
+//! <keys>/lock              held by whoever changes a file, and by whoever commits what was encrypted
 //! ```
 //!
 //! An address is encrypted with ipcrypt-deterministic: one AES block, 16 bytes in and out. *Deterministic*, so that equal addresses are equal
@@ -14,6 +15,10 @@
 //! A key is on the disk before anything is encrypted with it. Destroying one writes its day's file anew and overwrites the old one;
 //! where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all keys at once. Keys are kept
 //! under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth nothing.
+//!
+//! **Processes that have keys in memory** ask [`Keys::stand_still`] before each commit: where keys were destroyed since, what they have
+//! encrypted is thrown away and encrypted again with keys that are there. So whatever a destroyed key encrypted was committed before it was
+//! destroyed, and who destroys it first and reads the manifest then finds all of that.
 //!
 //! Files and directory are the owner's alone (0600, 0700).
 
@@ -43,6 +48,8 @@ pub struct Keys {
     master: LessSafeKey,
     random: SystemRandom,
     ready: HashMap<(Owner, i64), Ipcrypt>,
+    /// How many times keys had been destroyed when those in memory were read.
+    destructions: u64,
     /// The account that was asked for last: most records follow one of their account.
     last: Option<(String, Owner)>,
 }
@@ -71,6 +78,7 @@ impl Keys {
             master: LessSafeKey::new(master),
             random,
             ready: HashMap::new(),
+            destructions: destructions(directory)?,
             last: None,
         })
     }
@@ -116,6 +124,19 @@ impl Keys {
         Ok(self.ready.get(&place))
     }
 
+    /// Keeps everybody from destroying keys while the answer lives. None: some were destroyed since this process read them; it has
+    /// forgotten all of them now, and what it has encrypted and not committed is to be encrypted again.
+    pub fn stand_still(&mut self) -> Result<Option<File>, Error> {
+        let lock = lock(&self.directory)?;
+        let destructions = destructions(&self.directory)?;
+        if destructions == self.destructions {
+            return Ok(Some(lock));
+        }
+        self.destructions = destructions;
+        self.ready.clear();
+        Ok(None)
+    }
+
     /// Destroys an account's keys of all days; says how many there were.
     pub fn destroy(&mut self, account: &str) -> Result<i64, Error> {
         let owner = owner(account);
@@ -126,20 +147,31 @@ impl Keys {
             if lines.remove(&owner).is_none() {
                 continue;
             }
+            if destroyed == 0 {
+                self.announce()?;
+            }
             destroyed += 1;
             self.replace(day, &lines)?;
         }
-        self.ready.retain(|(of, _), _| *of != owner);
+        self.ready.clear();
         Ok(destroyed)
     }
 
     /// Destroys all keys of days that ended before this time: nothing is left that was encrypted with them.
     pub fn destroy_before(&mut self, before_us: i64) -> Result<(), Error> {
         let _lock = lock(&self.directory)?;
-        for day in self.days()?.into_iter().filter(|day| (day + 1) * DAY_US <= before_us) {
-            self.replace(day, &BTreeMap::new())?;
+        let mut days = self.days()?;
+        days.retain(|day| (day + 1) * DAY_US <= before_us);
+        if !days.is_empty() {
+            self.announce()?;
         }
-        Ok(())
+        days.into_iter().try_for_each(|day| self.replace(day, &BTreeMap::new()))
+    }
+
+    /// Has every process that holds keys forget them, before the first is destroyed.
+    fn announce(&self) -> Result<(), Error> {
+        let next = destructions(&self.directory)? + 1;
+        write(&self.directory.join("destroyed"), &format!("{next}\n"))
     }
 
     fn path(&self, day: i64) -> PathBuf {
@@ -264,6 +296,15 @@ fn aad(owner: Owner, day: i64) -> Aad<[u8; 24]> {
 
 fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
     move |source| Error::Io { operation, path: path.to_owned(), source }
+}
+
+fn destructions(directory: &Path) -> Result<u64, Error> {
+    let path = directory.join("destroyed");
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| Error::Key { path, reason: "it holds no number".to_owned() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
 }
 
 /// Whoever has it may change files; it ends when it is dropped.

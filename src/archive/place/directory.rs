@@ -46,6 +46,15 @@ impl Directory {
         }
     }
 
+    pub(super) fn open_object(&self, path: &str) -> Result<Option<File>, Error> {
+        let file = self.root.join(path);
+        match File::open(&file) {
+            Ok(open) => Ok(Some(open)),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(failed("open", &file)(error)),
+        }
+    }
+
     /// The bytes on the disk, under a name that is nobody's.
     pub(super) fn draft(&self, bytes: &[u8]) -> Result<PathBuf, Error> {
         let mut name = [0; 16];

@@ -8,6 +8,7 @@
 
 mod bucket;
 mod directory;
+mod object;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -18,6 +19,8 @@ use self::bucket::Bucket;
 use self::directory::Directory;
 use super::Error;
 use crate::config::ArchivePlace;
+
+pub use self::object::Object;
 
 /// A place for objects.
 #[derive(Clone, Debug)]
@@ -99,6 +102,14 @@ impl Place {
         match &self.inner {
             Inner::Directory(directory) => directory.read(path),
             Inner::Bucket(bucket) => bucket.read(path),
+        }
+    }
+
+    /// An object to be read in pieces; none where there is none. Of a bucket all of it comes at once.
+    pub fn object(&self, path: &str) -> Result<Option<Object>, Error> {
+        match &self.inner {
+            Inner::Directory(directory) => Ok(directory.open_object(path)?.map(Object::File)),
+            Inner::Bucket(bucket) => Ok(bucket.read(path)?.map(|bytes| Object::Bytes(bytes.into()))),
         }
     }
 
