@@ -180,13 +180,13 @@ impl Archiver {
         }
         self.feed.harden()?;
         // From here to the commit nobody destroys a key.
-        let mut _still = None;
-        if let Some(keys) = locked(&self.rows).keys() {
-            _still = keys.stand_still()?;
-            if _still.is_none() {
-                info!("keys were destroyed meanwhile: what was encrypted and not committed is read again");
-                return Ok(false);
-            }
+        let still = match locked(&self.rows).keys() {
+            Some(keys) => Some(keys.stand_still()?),
+            None => None,
+        };
+        if let Some(None) = still {
+            info!("keys were destroyed meanwhile: what was encrypted and not committed is read again");
+            return Ok(false);
         }
         let mut commit = Commit::after(manifest, Clock::anchored().now_us(), Why::Append);
         for piece in locked(&self.rows).take()? {
