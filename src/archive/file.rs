@@ -17,6 +17,7 @@ use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
+use ring::rand::{SecureRandom, SystemRandom};
 
 use super::manifest::{File, Rows};
 use super::proof;
@@ -147,7 +148,7 @@ impl Encoder {
         let streams: Vec<Rows> = self.streams.into_values().collect();
         let (first_at_us, last_at_us) = self.times.unwrap_or((hour_us, hour_us));
         let file = File {
-            path: path(table, hour_us, bucket, self.number, &streams),
+            path: path(table, hour_us, bucket, self.number, &streams)?,
             table,
             hour_us,
             bucket,
@@ -170,15 +171,19 @@ fn unwritten(table: Table, source: ParquetError) -> Error {
     Error::Parquet { operation: "write", path: format!("a file of {}", table.name()), source }
 }
 
-/// `requests/hour=2026-11-23T04/bucket=03/<of the seq ranges>-<commit>.parquet`.
-fn path(table: Table, hour_us: i64, bucket: u32, number: u64, streams: &[Rows]) -> String {
+/// `requests/hour=2026-11-23T04/bucket=03/<of the seq ranges>-<commit>-<random>.parquet`. No name is used twice: whoever reads, or sweeps
+/// what nobody names, cannot come between two writers of the same records.
+fn path(table: Table, hour_us: i64, bucket: u32, number: u64, streams: &[Rows]) -> Result<String, Error> {
+    let mut random = [0; 4];
+    SystemRandom::new().fill(&mut random).map_err(|_| Error::NoRandomness)?;
     let mut hasher = blake3::Hasher::new();
     for Rows { place, first_seq, next_seq, rows } in streams {
         let StreamPlace { node, epoch, shard } = place;
         hasher.update(format!("{node} {epoch} {shard} {first_seq} {next_seq} {rows}\n").as_bytes());
     }
     let name = hex(&hasher.finalize().as_bytes()[..8]);
-    format!("{}/hour={}/bucket={bucket:02}/{name}-{number}.parquet", table.name(), hour_name(hour_us))
+    let (folder, hour, random) = (table.name(), hour_name(hour_us), hex(&random));
+    Ok(format!("{folder}/hour={hour}/bucket={bucket:02}/{name}-{number}-{random}.parquet"))
 }
 
 /// `2026-11-23T04`.
