@@ -49,6 +49,8 @@ pub enum Command {
     Usage(UsageArgs),
     /// Seal a month, or show what sealed ones came to
     Period(PeriodArgs),
+    /// List the nodes that a ledger knows, or give one up
+    Node(NodeArgs),
     /// Put the numbers of every step side by side, and explain each difference
     Audit(AuditArgs),
     /// Correct usage by hand: a row more, with who and why
@@ -592,6 +594,43 @@ pub enum PeriodCommand {
     },
 }
 
+/// `weir node`
+#[derive(Debug, Args)]
+#[command(
+    subcommand_required = true,
+    arg_required_else_help = true,
+    after_help = "Examples:\n  weir node list --config /etc/weir/weir.toml\n  weir node lost edge-7 --reason \"its disk went with the pod\""
+)]
+pub struct NodeArgs {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: NodeCommand,
+}
+
+/// What `weir node` does.
+#[derive(Debug, Subcommand)]
+pub enum NodeCommand {
+    /// Each node: up to when everything of it came, and what is missing
+    List {
+        /// Which ledger.
+        #[command(flatten)]
+        place: LedgerPlace,
+        /// JSON lines
+        #[arg(long)]
+        json: bool,
+    },
+    /// State that what a node still had when it was last heard of will not come: it holds no month open any longer
+    #[command(after_help = "What comes of it nevertheless counts as anything late does.\n\n\
+                      Example:\n  weir node lost edge-7 --reason \"its disk went with the pod\"")]
+    Lost {
+        /// Its name, as weir node list says it
+        node: String,
+        /// Who and why.
+        #[command(flatten)]
+        by: CorrectedBy,
+    },
+}
+
 /// `weir audit`
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:\n  weir audit\n  weir audit --config /etc/weir/weir.toml --json\n  \
@@ -708,16 +747,16 @@ pub enum CorrectCommand {
     },
 }
 
-/// Who corrects, where and why.
+/// Who states something by hand, where and why.
 #[derive(Debug, Args)]
 pub struct CorrectedBy {
     /// Which ledger.
     #[command(flatten)]
     pub place: LedgerPlace,
-    /// Why; it is shown with the usage for ever
+    /// Why; it is kept and shown for ever
     #[arg(long, value_name = "TEXT")]
     pub reason: String,
-    /// Who corrects it [default: the user]
+    /// Who says so [default: the user]
     #[arg(long, value_name = "NAME")]
     pub actor: Option<String>,
 }
@@ -977,6 +1016,9 @@ mod tests {
             ("weir usage --by week", Some(64)),
             ("weir period close 2026-11 --with-holes", None),
             ("weir period close", Some(64)),
+            ("weir node list --json", None),
+            ("weir node lost edge-7 --reason gone", None),
+            ("weir node lost edge-7", Some(64)),
             ("weir audit --json", None),
             ("weir token key a", None),
             ("weir token issue --key a --account b", None),

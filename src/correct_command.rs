@@ -6,12 +6,9 @@ use serde_json::json;
 use crate::cli::{CorrectArgs, CorrectCommand, CorrectedBy};
 use crate::clock::{Clock, hour_of, utc_text};
 use crate::config::{Meter, MeterColumn, MeterKind};
-use crate::ledger_command::{Setting, actor_or_user, hour, runtime};
+use crate::ledger_command::{Setting, actor_or_user, hour, on_one_line, runtime};
 use crate::rollup::{Change, amount, corrected, shown};
 use crate::store::{Correction, Filter, Kind, Series, Sums};
-
-/// Longest reason and name of an actor, in characters.
-const TEXT_CHARACTERS_MAX: usize = 255;
 
 /// Does it.
 pub fn run(args: &CorrectArgs) -> anyhow::Result<()> {
@@ -99,11 +96,8 @@ fn asked(amounts: &[String], meters: &[Meter]) -> anyhow::Result<(Kind, Sums)> {
 
 fn make(setting: &Setting, by: &CorrectedBy, what: String, filter: &Filter, change: &Change) -> anyhow::Result<()> {
     let actor = actor_or_user(&by.actor);
-    for (name, text) in [("--reason", &by.reason), ("--actor", &actor)] {
-        if text.trim().is_empty() || text.chars().count() > TEXT_CHARACTERS_MAX || text.chars().any(char::is_control) {
-            bail!("{name}: write 1 to {TEXT_CHARACTERS_MAX} characters, on one line");
-        }
-    }
+    on_one_line("--reason", &by.reason)?;
+    on_one_line("--actor", &actor)?;
     let correction = Correction {
         id: String::new(),
         at_us: Clock::anchored().now_us(),

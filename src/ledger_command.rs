@@ -340,6 +340,17 @@ pub fn actor_or_user(given: &Option<String>) -> String {
     given.clone().unwrap_or_else(|| std::env::var("USER").unwrap_or_else(|_| "unknown".to_owned()))
 }
 
+/// Longest reason and name of an actor, in characters.
+const TEXT_CHARACTERS_MAX: usize = 255;
+
+/// An error unless this flag's text can be kept with what it is said of.
+pub fn on_one_line(flag: &str, text: &str) -> anyhow::Result<()> {
+    if text.trim().is_empty() || text.chars().count() > TEXT_CHARACTERS_MAX || text.chars().any(char::is_control) {
+        bail!("{flag}: write 1 to {TEXT_CHARACTERS_MAX} characters, on one line");
+    }
+    Ok(())
+}
+
 /// A time as flags give it, in whole hours; `default` where none is given.
 pub fn hour(text: &Option<String>, default: i64) -> anyhow::Result<i64> {
     let Some(text) = text else { return Ok(default) };

@@ -10,7 +10,7 @@
 //! * stages: [`proxy`] (the data plane), [`shipper`] (journal → sink), [`rollup`] (records → usage), [`archive`] (records → Parquet), [`portal`] (usage over HTTP), [`admin`] (the operator's listener)
 //! * assembly: [`app`], [`handover`], and the commands [`cli`], [`events`], [`journal_command`], [`ip`],
 //!   [`geoip_command`], [`ledger_command`], [`archive_command`], [`usage_command`], [`audit_command`], [`correct_command`],
-//!   [`token_command`], [`key_command`], [`query_command`] (runs another program), [`demo`]
+//!   [`node_command`], [`token_command`], [`key_command`], [`query_command`] (runs another program), [`demo`]
 
 pub mod causes;
 pub mod clock;
@@ -53,6 +53,7 @@ pub mod ip;
 pub mod journal_command;
 pub mod key_command;
 pub mod ledger_command;
+pub mod node_command;
 pub mod query_command;
 pub mod token_command;
 pub mod usage_command;

@@ -39,6 +39,7 @@ fn main() -> ExitCode {
         Command::Ledger(args) => weir::ledger_command::run(&args),
         Command::Usage(args) => weir::usage_command::run(&args),
         Command::Period(args) => weir::ledger_command::period(&args),
+        Command::Node(args) => weir::node_command::run(&args),
         Command::Audit(args) => weir::audit_command::run(&args),
         Command::Correct(args) => weir::correct_command::run(&args),
         Command::Archive(args) => weir::archive_command::run(&args),

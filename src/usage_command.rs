@@ -44,7 +44,7 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
         anyhow::Ok((store.usage(&filter, group).await?, store.load().await?, store.corrections().await?))
     })?;
     let corrected = corrected(&rows, &meters, corrections);
-    let nodes = nodes(&found.streams, &found.gaps);
+    let nodes = nodes(&found.streams, &found.gaps, &found.periods, &found.lost);
     let complete_until_us = nodes.iter().filter_map(|node| node.complete_until_us).min();
     let missing: u64 = nodes.iter().map(|node| node.missing).sum();
     let lines = lines(&rows, &meters, args.by);

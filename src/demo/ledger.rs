@@ -155,7 +155,7 @@ impl Said {
             }
             println!();
         }
-        let nodes = nodes(&self.found.streams, &self.found.gaps);
+        let nodes = nodes(&self.found.streams, &self.found.gaps, &self.found.periods, &self.found.lost);
         if nodes.iter().all(|node| node.complete_until_us.is_none()) {
             println!("  {dim}complete: every record of {} node came{off}", nodes.len());
         }

@@ -134,7 +134,7 @@ pub async fn unbilled(store: &Store, question: &Question, meters: &[Meter]) -> R
 /// Up to when everything has come.
 pub async fn completeness(store: &Store) -> Result<Completeness, Problem> {
     let (streams, gaps) = store.progress().await?;
-    let nodes = nodes(&streams, &gaps);
+    let nodes = nodes(&streams, &gaps, &store.periods().await?, &store.lost_nodes().await?);
     Ok(Completeness {
         until_us: nodes.iter().filter_map(|node| node.complete_until_us).min(),
         missing_records: gaps.iter().filter(|gap| gap.cause != "stated").map(seqs).sum(),

@@ -251,6 +251,12 @@ impl SessionTable {
         self.sessions.insert(session.id, live);
     }
 
+    pub(super) fn belongs_to(&self, id: Id, account: &str) {
+        if let Some(mut live) = self.sessions.get_mut(&id) {
+            live.account = Arc::from(account);
+        }
+    }
+
     pub(super) fn remove(&self, id: Id) {
         self.sessions.remove(&id);
     }

@@ -129,8 +129,13 @@ impl Measured {
         self.slot.free();
     }
 
-    /// What a dead process left open.
-    pub fn recovered(slot: Slot, kind: Kind, started_at_us: i64, died_us: i64) -> Self {
+    /// Some record states it.
+    pub fn is_recorded(&self) -> bool {
+        self.is_recorded.get()
+    }
+
+    /// What a dead process left open, and whether some record states it.
+    pub fn recovered(slot: Slot, kind: Kind, started_at_us: i64, died_us: i64, is_recorded: bool) -> Self {
         let note = slot.note().to_vec();
         Self {
             kept_bytes: Cell::new(note.len()),
@@ -139,7 +144,7 @@ impl Measured {
             kind,
             started_at_us,
             recorded_at_us: Cell::new(died_us),
-            is_recorded: Cell::new(true),
+            is_recorded: Cell::new(is_recorded),
         }
     }
 
@@ -329,7 +334,7 @@ impl Recorder {
         self.record(measured, Phase::Open, self.now_us(), Facts::default());
     }
 
-    /// Records what moved since the last record; it stays open.
+    /// Records what moved since the last record; it stays open. Of a session that no record states this is its opening.
     pub fn checkpoint(&self, measured: &Measured, facts: Facts<'_>) {
         self.record(measured, Phase::Checkpoint, self.now_us(), facts);
     }
@@ -483,13 +488,18 @@ impl Recorder {
         if self.swept_hour.get() < hour_us && self.stamp(measured.recorded_at_us.get()) < hour_us && measured.has_news()
         {
             let between = Facts { verdict: Verdict::default(), ..facts };
-            self.write(measured, Phase::Checkpoint, hour_us - 1, between);
+            let is_written = self.write(measured, Phase::Checkpoint, hour_us - 1, between);
+            if is_written && phase == Phase::Open {
+                return true;
+            }
         }
         self.write(measured, phase, stamp_us, facts)
     }
 
     /// False, and nothing changed, where there is no room: a checkpoint is made up for by a later record.
     fn write(&self, measured: &Measured, phase: Phase, stamp_us: i64, facts: Facts<'_>) -> bool {
+        let is_first = measured.kind == Kind::Session && !measured.is_recorded.get();
+        let phase = if is_first && phase == Phase::Checkpoint { Phase::Open } else { phase };
         let totals = measured.totals();
         let deltas = if measured.is_recorded.get() { self.deltas(measured, &totals) } else { totals };
         let mut writer = self.writer.borrow_mut();

@@ -82,7 +82,7 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
         let requests = u64::try_from(record.requests).unwrap_or(0);
         estate.slot.set_requests(estate.slot.requests().max(requests));
     }
-    // Killed before it was announced: its opening is still owed.
+    // Killed before any record of it: its opening is still owed.
     let unopened = kind == Kind::Session && estate.recorded_seq.is_none() && estate.later_record.is_none();
     metrics.records_recovered.increment(1);
     let decided = verdict(estate.outcome);
@@ -93,7 +93,7 @@ fn close(recorder: &Recorder, estate: OpenSlot, died_us: i64, metrics: &'static 
     };
     let started_at_us = i64::try_from(estate.started_at_us).unwrap_or(died_us).min(died_us);
     let uncertain_bytes = estate.pending;
-    let measured = Measured::recovered(estate.slot, kind, started_at_us, died_us);
+    let measured = Measured::recovered(estate.slot, kind, started_at_us, died_us, !unopened);
     if totals_of(kind, estate.totals).checked_sub(&estate.recorded).is_none() {
         warn!(totals = ?estate.totals, recorded = ?estate.recorded, "a slot counts less than was recorded: it was older on the disk");
     }

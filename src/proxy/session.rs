@@ -162,7 +162,7 @@ pub struct Session {
     preamble_bytes: Cell<u64>,
     plain: Cell<bool>,
     tls_unflushed: Cell<bool>,
-    announced: Cell<bool>,
+    has_request: Cell<bool>,
     saw_eof: Cell<bool>,
     saw_reset: Cell<bool>,
     end: Cell<End>,
@@ -208,7 +208,7 @@ impl Session {
             preamble_bytes: Cell::new(0),
             plain: Cell::new(true),
             tls_unflushed: Cell::new(false),
-            announced: Cell::new(false),
+            has_request: Cell::new(false),
             saw_eof: Cell::new(false),
             saw_reset: Cell::new(false),
             end: Cell::new(End::Unspecified),
@@ -278,14 +278,31 @@ impl Session {
         self.client_text.get_or_init(text).clone()
     }
 
-    /// The client's identity is complete: records the opening, once, and shows the session in the live table.
+    /// All that the connection itself tells of its client is known: shows the session in the live table.
     pub fn announce(&self) {
-        if !self.announced.replace(true) {
-            self.with(|measured| self.worker.recorder.open(measured));
-            if let Some(measured) = self.measured.borrow().as_ref() {
-                self.worker.node.sessions.insert(self, measured.view());
-            }
+        self.with(|measured| self.worker.node.sessions.insert(self, measured.view()));
+    }
+
+    /// Whose its first request is, if not whose the connection by itself is: the whole session's from here on. What the next requests
+    /// begin with stays as it is, for some may have begun already.
+    pub fn first_request_is(&self, owner: &RequestNote<'_>) {
+        if self.has_request.replace(true) {
+            return;
         }
+        self.with(|measured| measured.append_note(|bytes| owner.encode(bytes)));
+        if !owner.account.is_empty() {
+            self.worker.node.sessions.belongs_to(self.id, owner.account);
+        }
+        self.open();
+    }
+
+    /// Records the opening, unless some record states the session already.
+    pub fn open(&self) {
+        self.with(|measured| {
+            if !measured.is_recorded() {
+                self.worker.recorder.open(measured);
+            }
+        });
     }
 
     /// TLS is spoken: wire and app octets differ from here on.
@@ -567,7 +584,6 @@ impl Session {
 
     /// Interim records of the session and of all that is open in it.
     pub fn checkpoint(&self) {
-        self.announce();
         self.settle();
         let mut exchanges = self.exchanges.borrow_mut();
         // Held exchanges do not outlive a checkpoint; what is acknowledged later is in the session's own record.
@@ -756,6 +772,7 @@ impl Session {
     }
 
     fn close(&self) {
+        self.open();
         let Some(measured) = self.measured.borrow_mut().take() else { return };
         let counts = kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get());
         let sent = measured.get(Column::SentWire);
@@ -777,9 +794,6 @@ impl Session {
         };
         let metrics = self.worker.metrics;
         metrics.undelivered_bytes.increment(sent - acked);
-        if !self.announced.replace(true) {
-            self.worker.recorder.open(&measured);
-        }
         self.worker.node.sessions.remove(self.id);
         let verdict = Verdict { status: 0, end, reason };
         measured.decide(verdict);
@@ -830,6 +844,7 @@ impl Session {
     }
 
     fn close_exchange(&self, mut exchange: Exchange, undelivered: u64) {
+        self.open();
         if self.is_health_check() {
             exchange.verdict.reason = Reason::HealthCheck;
         }

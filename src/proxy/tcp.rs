@@ -70,6 +70,7 @@ async fn to_upstream(session: &Rc<Session>, listener: &ListenerSetup, stream: &m
     let route = listener.config.routes.iter().position(|route| route.matches(&name, "/"));
     session.attribute_by(listener, route);
     session.announce();
+    session.open();
     if session.origin().as_ref().is_some_and(|origin| origin.ruling.action == Action::Refuse) {
         session.worker.metrics.screened_refused.increment(1);
         return session.ends(End::Refused, Reason::Screened);

@@ -4,6 +4,7 @@
 //! differ, the records of that account and hour that both have kept (`details_keep_days`) are held against one another, one by one.
 //!
 //! A month that is sealed in one and open in the other puts late records into different hours: these show as differences, and are ones.
+//! A month of which one has joined the hours (`hours_keep_days`) is compared as a whole.
 
 use std::collections::BTreeMap;
 
@@ -12,7 +13,7 @@ use serde::Serialize;
 use super::book::fingerprint_of;
 use crate::clock::HOUR_US;
 use crate::event::UsageRecord;
-use crate::store::{self, Filter, Group, Series, Store, Sums};
+use crate::store::{self, Filter, Group, Period, Series, Store, Sums};
 
 /// Records of one account and hour that are compared; more than these are only said to be many.
 const RECORDS_MAX: usize = 500_000;
@@ -87,6 +88,13 @@ pub async fn against(here: &Store, there: &Store, filter: &Filter) -> Result<Aga
             both.entry((hour_us, series)).or_default()[at].add(&sums);
         }
     }
+    for (at, store) in [here, there].into_iter().enumerate() {
+        for month in store.periods().await? {
+            if is_joined(&both, at, &month) {
+                join(&mut both, &month);
+            }
+        }
+    }
     let mut found = Against::default();
     let mut hours: BTreeMap<(i64, String), ()> = BTreeMap::new();
     for ((hour_us, series), [a, b]) in both {
@@ -117,6 +125,28 @@ pub async fn against(here: &Store, there: &Store, filter: &Filter) -> Result<Aga
         }
     }
     Ok(found)
+}
+
+/// Whether one of the two has nothing but the first hour of this sealed month, and the other more.
+fn is_joined(both: &BTreeMap<(i64, Series), [Sums; 2]>, at: usize, month: &Period) -> bool {
+    let has_later = |at: usize| {
+        both.iter()
+            .any(|((hour_us, _), sums)| month.from_us < *hour_us && *hour_us < month.to_us && !sums[at].is_zero())
+    };
+    !has_later(at) && has_later(1 - at)
+}
+
+fn join(both: &mut BTreeMap<(i64, Series), [Sums; 2]>, month: &Period) {
+    let (hours, rest): (BTreeMap<_, _>, _) = std::mem::take(both)
+        .into_iter()
+        .partition(|((hour_us, _), _)| month.from_us < *hour_us && *hour_us < month.to_us);
+    *both = rest;
+    for ((_, series), pair) in hours {
+        let whole = both.entry((month.from_us, series)).or_default();
+        for (sum, part) in whole.iter_mut().zip(pair) {
+            sum.add(&part);
+        }
+    }
 }
 
 /// All sums; a fingerprint's lanes are compared modulo 2³².

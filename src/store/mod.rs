@@ -11,6 +11,7 @@
 //! | `corrections` | who changed what by hand, and why; its usage is series that name it | added to |
 //! | `alerts` | a threshold of a budget that was passed in a period, and whether its webhook knows | compare and set |
 //! | `blocks`, `block_accounts` | records as they came, packed, and whose; see `block.rs` | the batch that brings them; `merge.rs`; retention |
+//! | `lost_nodes` | a node of which nothing more will come, who says so and why | added to |
 //! | `access` | who looked at what | added to; retention |
 //! | `periods`, `sealed_usage` | a sealed month, and what it came to | written once |
 //!
@@ -35,6 +36,7 @@ mod block;
 mod commit;
 mod corrections;
 mod details;
+mod lost;
 mod merge;
 mod partitions;
 mod proof;
@@ -65,6 +67,7 @@ pub use batch::Batch;
 pub use block::{Block, Details};
 pub use corrections::{Corrected, Correction, Seen};
 pub use details::{Page, Place, Search};
+pub use lost::LostNode;
 pub use retention::Old;
 pub use rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Move, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow,
@@ -88,6 +91,7 @@ const MIGRATIONS: &[Migration] = &[
         postgres: include_str!("migrations/0004_partitions.postgres.sql"),
         both: include_str!("migrations/0004_small_blocks.sql"),
     },
+    Migration { postgres: "", both: include_str!("migrations/0005_lost_nodes.sql") },
 ];
 
 /// What the store cannot do.

@@ -3,6 +3,7 @@
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row};
 
+use super::lost::lost_nodes;
 use super::rows::{
     Filter, Found, Gap, Group, ItemRow, Kind, Period, Quarantined, SUM_COLUMNS, Series, StreamPlace, StreamRow, Sums,
 };
@@ -26,7 +27,8 @@ impl Store {
             .map(|row| Ok((text(row, "source")?, text(row, "part")?, number(row, "next_position")?)))
             .collect::<Result<_, Error>>()?;
         let periods = periods(&mut connection).await?;
-        Ok(Found { seals, streams, gaps, items, series, positions, periods })
+        let lost = lost_nodes(&mut connection).await?;
+        Ok(Found { seals, streams, gaps, items, series, positions, periods, lost })
     }
 
     /// Where reading of this source goes on, by part.
@@ -167,7 +169,7 @@ pub(super) async fn quarantined(connection: &mut AnyConnection, to_us: i64) -> R
         .collect()
 }
 
-async fn rows(
+pub(super) async fn rows(
     connection: &mut AnyConnection,
     operation: &'static str,
     sql: &'static str,

@@ -6,7 +6,7 @@
 //! | access: who looked at what | is deleted |
 //! | usage of a sealed month | its hours become one row of the month for each series: every sum, and the month's fingerprint, stays |
 //! | quarantine of a sealed month | is deleted; the seal has stated it. What nobody knows the time of stays |
-//! | gaps, streams, periods, corrections, alerts | stay: a record that is late, or comes again, must be known for ever |
+//! | gaps, streams, periods, corrections, lost nodes, alerts | stay: a record that is late, or comes again, must be known for ever |
 //!
 //! All of it goes in small transactions, so that no batch waits for long. In PostgreSQL whole months go as partitions.
 

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::lost::LostNode;
 use crate::units::COLUMNS;
 
 /// Sums of a usage row, in the order of its columns.
@@ -275,6 +276,8 @@ pub struct Found {
     pub positions: Vec<(String, String, i64)>,
     /// Sealed periods, in order.
     pub periods: Vec<Period>,
+    /// Nodes of which nothing more will come.
+    pub lost: Vec<LostNode>,
 }
 
 /// Which usage.

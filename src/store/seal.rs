@@ -2,6 +2,7 @@
 
 use sqlx::Row;
 
+use super::lost::{LostNode, lost_nodes};
 use super::query;
 use super::rows::{Filter, Gap, Group, Period, Quarantined, Series, StreamRow, Sums};
 use super::{Error, Store, failed};
@@ -11,6 +12,8 @@ use super::{Error, Store, failed};
 pub struct Seal {
     /// Sealed periods, in order.
     pub periods: Vec<Period>,
+    /// Nodes of which nothing more will come.
+    pub lost: Vec<LostNode>,
     /// All streams.
     pub streams: Vec<StreamRow>,
     /// All gaps.
@@ -47,6 +50,7 @@ impl Store {
         let first: i64 = first.try_get("first").map_err(failed("read the first hour"))?;
         let seal = Seal {
             periods: query::periods(&mut to).await?,
+            lost: lost_nodes(&mut to).await?,
             streams: query::streams(&mut to).await?,
             gaps: query::gaps(&mut to).await?,
             quarantine: query::quarantined(&mut to, period.to_us).await?,

@@ -31,6 +31,7 @@ const ASSEMBLY: &[&str] = &[
     "usage_command",
     "audit_command",
     "correct_command",
+    "node_command",
     "query_command",
     "token_command",
     "key_command",
@@ -62,7 +63,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         }
         "usage_command" => &["cli", "ledger_command", "rollup", "store"],
         "audit_command" => &["cli", "ledger_command", "rollup", "source", "store"],
-        "correct_command" => &["cli", "ledger_command", "rollup", "store"],
+        "correct_command" | "node_command" => &["cli", "ledger_command", "rollup", "store"],
         "token_command" => &["cli", "portal"],
         "key_command" => &["attribution", "cli"],
         "demo" => &["cli", "journal", "ledger_command", "proxy", "rollup", "store"],

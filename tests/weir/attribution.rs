@@ -239,6 +239,41 @@ fn a_forged_header_chooses_nothing() {
     let records = weir.settled(1);
     let accounts: Vec<_> = records.closes("request").iter().map(|record| record.text("account").to_owned()).collect();
     assert_eq!(accounts, ["own", "gold"]);
+    // Its connection carries the requests of many, and is nobody's.
+    assert_eq!(records.closes("session")[0].text("account"), "unattributed");
+}
+
+#[test]
+fn a_connection_is_whose_its_first_request_is() {
+    let origin = Origin::http();
+    let rules = "[[attribution]]\nname = \"by-host\"\naccount_from = { table = \"tenants\", by = \"host\" }\n\
+        [[account_tables]]\nname = \"tenants\"\nfile = \"tenants.csv\"\n";
+    let tenants = "host,account_id\na.test,a\nb.test,b\n";
+    let own = Config::listener("web", "http", origin.address, "account = \"own\"\n");
+    let weir = start(&and(own, rules), &[("tenants.csv", tenants)]);
+    // Three at once: all have begun before the first is known to be whose.
+    let mut client = Client::connect(weir.address("web"));
+    let pipelined = ["a", "b", "c"].map(|host| format!("GET /bytes/7 HTTP/1.1\r\nhost: {host}.test\r\n\r\n"));
+    pipelined.iter().for_each(|request| client.note_request(request.as_bytes(), 0));
+    client.write(pipelined.concat().as_bytes(), Cuts::Whole);
+    for _ in 0..3 {
+        client.response();
+    }
+    assert!(weir.process.admin("/sessions").1.contains("\"account\":\"a\""));
+    client.close();
+    // One that asks for nothing that can be understood stays its listener's.
+    let mut garbage = Client::connect(weir.address("web"));
+    garbage.request(b"no request\r\n\r\n", 0, Cuts::Whole);
+    assert_eq!(garbage.response().status(), 400);
+    garbage.close();
+    let records = weir.settled(2);
+    let whose = |kind: &str| -> Vec<String> {
+        let of_kind = records.0.iter().filter(|record| record.text("kind") == kind);
+        of_kind.map(|record| ["phase", "account", "attribution"].map(|name| record.text(name)).join(" ")).collect()
+    };
+    let sessions = ["open a by-host", "close a by-host", "open own listener", "close own listener"];
+    assert_eq!(whose("session"), sessions);
+    assert_eq!(whose("request")[..3], ["close a by-host", "close b by-host", "close own listener"]);
 }
 
 #[test]

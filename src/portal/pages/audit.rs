@@ -155,7 +155,7 @@ fn table(tally: &Tally, steps: &[Step]) -> Markup {
 }
 
 fn node_table(found: &Found, by_node: &ByNode<'_>) -> Markup {
-    let nodes = nodes(&found.streams, &found.gaps);
+    let nodes = nodes(&found.streams, &found.gaps, &found.periods, &found.lost);
     html! {
         @if nodes.is_empty() { div.empty { p { strong { "No record has come yet." } } p { "Start " code { "weir run" } " beside this ledger, and send a request through it." } } }
         @else {
@@ -164,7 +164,11 @@ fn node_table(found: &Found, by_node: &ByNode<'_>) -> Markup {
                 tbody { @for node in &nodes {
                     @let (tally, duplicates, broken) = by_node.get(node.name.as_str()).copied().unwrap_or_default();
                     tr { th scope="row" { (node.name) }
-                        td data-label="Complete up to" { @match node.complete_until_us { Some(at_us) => { (number::time(at_us)) }, None => { "everything came" } } }
+                        td data-label="Complete up to" { @match node.complete_until_us { Some(at_us) => { (number::time(at_us)) }, None => { "everything came" } }
+                            @if let Some(lost) = found.lost.iter().rev().find(|lost| lost.node == node.name) {
+                                " " span.quiet { "What it had when last heard of " (number::time(lost.until_us)) " is lost, says " (lost.actor) ": " (lost.reason) }
+                            }
+                        }
                         td.n data-label="Records" { (exact(tally.records)) }
                         td.n data-label="Missing" { (crate::units::grouped(node.missing)) }
                         td.n data-label="Came twice" { (exact(duplicates)) }

@@ -82,11 +82,11 @@ fn records(audit: &PartAudit) -> Markup {
         @if audit.records.is_empty() { p.quiet { "There are none of this time, or they are no longer kept." } }
         @else {
             table.numbers.cards {
-                thead { tr { th scope="col" { "Node" } th scope="col" { "Account" } th.n scope="col" { "Records" } th.n scope="col" { "Sessions sent" } th.n scope="col" { "Requests sent" } th.n scope="col" { "Acknowledged" } } }
+                thead { tr { th scope="col" { "Node" } th scope="col" { "Account" } th.n scope="col" { "Records" } th.n scope="col" { "Sessions sent" } th.n scope="col" { "Requests sent" } th.n scope="col" { "Sessions acknowledged" } th.n scope="col" { "Requests acknowledged" } } }
                 tbody { @for ((node, account), tally) in audit.records.iter().take(LISTED) {
                     tr { th scope="row" { (node) } td data-label="Account" { (account) } td.n data-label="Records" { (exact(tally.records)) }
                         td.n data-label="Sessions sent" { (exact(tally.sessions[4])) } td.n data-label="Requests sent" { (exact(tally.requests[4])) }
-                        td.n data-label="Acknowledged" { (exact(tally.sessions[6])) } }
+                        td.n data-label="Sessions acknowledged" { (exact(tally.sessions[6])) } td.n data-label="Requests acknowledged" { (exact(tally.requests[6])) } }
                 } }
             }
             (rest(audit.records.len()))

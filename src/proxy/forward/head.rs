@@ -86,6 +86,7 @@ pub(super) fn describe(
         headers: Some(&parts.headers),
     };
     let attribution = listener.attributor.attribute(&facts, route);
+    let is_proxied = facts.is_trusted;
     // A proxy's own health check is nobody's: it keeps what the session has, which is no account.
     let is_nobodys = session.is_health_check();
     if *attribution.rule == *UNATTRIBUTED && !is_nobodys {
@@ -127,6 +128,19 @@ pub(super) fn describe(
         }
         _ => session.describe(index, &note),
     }
+    // A trusted proxy's connection carries the requests of many: it stays whose the connection by itself is.
+    let owner = if is_proxied {
+        RequestNote::default()
+    } else {
+        RequestNote {
+            account: note.account,
+            endpoint: note.endpoint,
+            attribution: note.attribution,
+            accounts_version: note.accounts_version,
+            ..RequestNote::default()
+        }
+    };
+    session.first_request_is(&owner);
     ruling
 }
 

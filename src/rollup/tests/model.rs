@@ -212,6 +212,12 @@ async fn what_comes_late_for_a_sealed_period_counts_in_the_next() {
         let mut stale = open(&store).await;
         let sealed = store.seal(period.clone(), judge(true)).await.unwrap();
         assert!(sealed.holes.contains("seqs 5 to 9"), "{name}");
+        // What the seal has stated holds `complete up to` back no longer.
+        let (streams_now, gaps) = store.progress().await.unwrap();
+        let until = |periods: &[Period]| crate::rollup::nodes(&streams_now, &gaps, periods, &[])[0].complete_until_us;
+        assert!(until(&[]).is_some_and(|until_us| until_us < to_us), "{name}");
+        assert_ne!(until(&store.periods().await.unwrap()), until(&[]), "{name}");
+        assert!(until(std::slice::from_ref(&sealed)).is_none_or(|until_us| until_us >= to_us), "{name}");
         assert!(store.seal(period.clone(), judge(true)).await.is_err(), "{name}: twice");
         let spot = Spot { source: "log".into(), part: "1".into(), from: 0, to: 1, at_us: 0 };
         stale.records(spot, id(0), 5, 0, streams[0][5..10].to_vec()).unwrap();

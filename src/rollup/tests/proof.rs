@@ -8,7 +8,7 @@ use super::{add, deltas, id, open};
 use crate::event::Kind as RecordKind;
 use crate::rollup::book::Spot;
 use crate::rollup::{Where, against};
-use crate::store::{Filter, Group, Kind, Store};
+use crate::store::{Filter, Group, Kind, Old, Period, Store};
 use crate::units::COLUMNS;
 
 /// Many records, of which a thousandth never comes and a hundredth comes twice: every missing range is named, none that is not, and what
@@ -96,6 +96,21 @@ async fn two_ledgers_are_compared_down_to_the_record() {
         same.equal > 3 && same.buckets.is_empty() && same.records.is_empty() && same.unknown.is_empty(),
         "{same:?}"
     );
+    // One of them joins the hours of its sealed month.
+    let (from_us, to_us) = crate::rollup::month("2026-11").unwrap();
+    let (name, actor, holes) = ("2026-11".to_owned(), "test".to_owned(), String::new());
+    let month = Period { name, from_us, to_us, sealed_at_us: to_us, actor, holes };
+    stores[2].seal(month, |_| Ok((Vec::new(), String::new()))).await.unwrap();
+    stores[2].forget(&Old { hours_us: Some(to_us), ..Old::default() }).await.unwrap();
+    let mut hours = Vec::new();
+    for store in [&stores[0], &stores[2]] {
+        let usage = store.usage(&all, Group::Hour).await.unwrap();
+        hours.push(usage.into_iter().map(|(_, hour_us, _)| hour_us).collect::<BTreeSet<_>>());
+    }
+    assert!(hours[1] == BTreeSet::from([from_us]) && hours[0] != hours[1], "{hours:?}");
+    let joined = against(&stores[2], &stores[0], &all).await.unwrap();
+    assert!(joined.equal > 3 && joined.buckets.is_empty() && joined.unknown.is_empty(), "{joined:?}");
+    assert!(!against(&stores[2], &stores[1], &all).await.unwrap().buckets.is_empty());
     let found = against(&stores[0], &stores[1], &all).await.unwrap();
     let mut odd: Vec<_> = found.records.iter().map(|odd| (odd.seq as usize, odd.is)).collect();
     odd.sort_by_key(|(seq, _)| *seq);

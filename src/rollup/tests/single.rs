@@ -110,7 +110,7 @@ fn an_epoch_of_which_nothing_came_is_a_gap_until_it_comes() {
     let (first, second, third) = (life(100, vec![]), life(200, vec![end(1, 3, 100)]), life(300, ends.clone()));
     let gaps = |pieces: &[(StreamId, u64, Vec<UsageRecord>)]| {
         let batch = book_of(pieces).batch().unwrap();
-        let until = crate::rollup::nodes(&batch.streams, &batch.gaps)[0].complete_until_us;
+        let until = crate::rollup::nodes(&batch.streams, &batch.gaps, &[], &[])[0].complete_until_us;
         let gaps = batch.gaps.into_iter();
         let gaps = gaps.map(|gap| (gap.place.epoch, gap.first_seq, gap.next_seq, gap.cause, gap.from_us, gap.to_us));
         (gaps.collect::<Vec<_>>(), until)

@@ -18,7 +18,9 @@ fn an_outage_is_waited_out_and_harms_no_client() {
     let mut config = Config::http(origin.address).workers(2).top("checkpoint_interval_ms = 200");
     config.sink = kafka.sink("outage", "");
     let weir = Weir::start(&config);
-    let load = Load::start(weir.address("web"), 4, Duration::from_millis(2));
+    // As much as the journal holds of it without summing up.
+    let pause = outage / 150_000;
+    let load = Load::start(weir.address("web"), 4, pause.max(Duration::from_millis(2)));
     await_acknowledged(&weir.process, 100.0);
     std::thread::sleep(Duration::from_secs(3));
     let away = Instant::now();

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
-use super::{assert_explained, assert_is, read_all, usage};
+use super::{assert_explained, assert_is, read_all, usage, weir};
 use crate::kafka::Load;
 use crate::rig::client::Client;
 use crate::rig::origin::Origin;
@@ -77,6 +77,14 @@ fn what_never_came_of_earlier_epochs_is_a_gap_until_it_comes() {
             format!("gap: node test epoch {epoch} shard {shard}: {count} records, seqs {from} to {last} (missing)");
         assert!(audit["explained"].as_array().unwrap().contains(&json!(gap)), "{gap}: {audit}");
     }
+    // Until somebody states that it is lost, it holds back; what comes nevertheless counts.
+    let list = || -> Value { serde_json::from_slice(&weir(&house, &["node", "list", "--json"]).stdout).unwrap() };
+    assert!(list()["complete_until"].is_string() && list()["lost"].is_null(), "{}", list());
+    let unknown = weir(&house, &["node", "lost", "another", "--reason", "gone"]);
+    assert!(!unknown.status.success() && String::from_utf8_lossy(&unknown.stderr).contains("weir node list"));
+    assert!(weir(&house, &["node", "lost", "test", "--reason", "its disk is gone", "--actor", "me"]).status.success());
+    assert_eq!([&list()["complete_until"], &list()["missing_records"]], [&Value::Null, &json!(missing)]);
+    assert_eq!([&list()["lost"]["reason"], &list()["lost"]["actor"]], ["its disk is gone", "me"]);
     // The rest comes after all.
     for path in all.values() {
         std::fs::copy(path, arrived.path().join(path.file_name().unwrap())).unwrap();
