@@ -7,18 +7,18 @@
 //!
 //! Several may run at once: what one has committed the others do not commit again.
 
-use std::net::IpAddr;
-
 use anyhow::{Context, bail};
 use serde_json::json;
 
 use crate::archive::erase::{Erased, Subject};
 use crate::archive::manifest::{Commit, Hole, Why};
+use crate::archive::trace::{Trace, Traces};
 use crate::archive::verify::{Proof, compare};
-use crate::archive::{Archiver, Keys, Manifest, Place, Table, erase as erasure, keep, verify};
+use crate::archive::{Archiver, Keys, Manifest, Place, Table, address, erase as erasure, keep, verify};
 use crate::cli::{ArchiveArgs, ArchiveCommand, CorrectedBy, EraseArgs, HoldCommand, LedgerPlace};
 use crate::clock::{Clock, parse_utc, utc_text};
 use crate::config::{Archive, ArchiveAddresses, Sink};
+use crate::event::UsageRecord;
 use crate::ledger_command::{Setting, actor_or_user, feed, runtime, stops};
 use crate::rollup::Options;
 use crate::store::Store;
@@ -276,7 +276,7 @@ pub fn erase(args: &EraseArgs) -> anyhow::Result<()> {
     let (setting, config, place) = opened(&args.place)?;
     let subject = match (&args.account, args.subject) {
         (Some(account), _) => Subject::Account(account.clone()),
-        (None, Some(address)) => Subject::Address(address),
+        (None, Some(address)) => Subject::Address(Traces::new(address, &setting.privacy, args.truncated)?),
         (None, None) => bail!("say whose: --account or --subject"),
     };
     // What was encrypted before is still there where addresses are kept plain by now.
@@ -299,6 +299,18 @@ pub fn erase(args: &EraseArgs) -> anyhow::Result<()> {
         "{} rows in {} files {would}emptied, {} keys destroyed",
         certificate.rows, certificate.files, certificate.keys
     );
+    if certificate.rows_of_network > 0 {
+        println!(
+            "{} rows keep only a network that it lies in, which identifies nobody: left (--truncated takes them too)",
+            certificate.rows_of_network
+        );
+    }
+    if certificate.rows_unreadable > 0 {
+        println!(
+            "{} rows nobody can say whose they are, without a key that is gone or not here: left",
+            certificate.rows_unreadable
+        );
+    }
     println!("{details} records of the ledger's details {would}emptied; bills are as they were");
     if let Some(receipt) = receipt {
         println!("certificate {} in the archive's manifest; receipt for whoever asked: {receipt}", certificate.subject);
@@ -312,9 +324,12 @@ fn redacted_details(setting: &Setting, subject: &Subject, is_rehearsal: bool) ->
     if !crate::store::is_postgres(database) && !std::path::Path::new(database).is_file() {
         return Ok(0);
     }
-    let is_theirs = |record: &crate::event::UsageRecord| match subject {
+    let is_theirs = |record: &UsageRecord| match subject {
         Subject::Account(account) => record.payer() == account,
-        Subject::Address(address) => [&record.client_ip, &record.peer_ip].iter().any(|bytes| is_of(bytes, *address)),
+        Subject::Address(traces) => [&record.client_ip, &record.peer_ip].into_iter().any(|bytes| {
+            let shown = address(bytes);
+            shown.is_some_and(|shown| traces.of(record.address_form(), record.key_epoch, shown) == Trace::Theirs)
+        }),
     };
     let account = match subject {
         Subject::Account(account) => Some(account.as_str()),
@@ -322,11 +337,4 @@ fn redacted_details(setting: &Setting, subject: &Subject, is_rehearsal: bool) ->
     };
     Ok(runtime()?
         .block_on(async { Store::open_existing(database).await?.redact(account, is_theirs, is_rehearsal).await })?)
-}
-
-fn is_of(bytes: &[u8], address: IpAddr) -> bool {
-    match address.to_canonical() {
-        IpAddr::V4(v4) => *bytes == v4.octets(),
-        IpAddr::V6(v6) => *bytes == v6.octets(),
-    }
 }

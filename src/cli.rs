@@ -877,6 +877,9 @@ pub struct EraseArgs {
     /// All of an address's
     #[arg(long, value_name = "ADDRESS")]
     pub subject: Option<std::net::IpAddr>,
+    /// Take rows that keep only the address's network (/24, /48) for theirs too
+    #[arg(long, requires = "subject")]
+    pub truncated: bool,
     /// Say what would be erased, and change nothing
     #[arg(long)]
     pub dry_run: bool,

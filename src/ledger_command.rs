@@ -23,7 +23,7 @@ use crate::alerts;
 use crate::archive::{self, Archiver};
 use crate::cli::{LedgerArgs, LedgerPlace, PeriodArgs, PeriodCommand};
 use crate::clock::{Clock, DAY_US, hour_of, parse_utc, utc_text};
-use crate::config::{Alerts, Archive, Budget, Config, Ledger, Meter, Portal, Sink, default_state_dir};
+use crate::config::{Alerts, Archive, Budget, Config, Ledger, Meter, Portal, Privacy, Sink, default_state_dir};
 use crate::metrics::metrics;
 use crate::portal::{self, Vitals};
 use crate::query_command;
@@ -62,6 +62,8 @@ pub struct Setting {
     pub budgets: Vec<Budget>,
     /// `[archive]`.
     pub archive: Option<Archive>,
+    /// `[privacy]`: what the sidecar has left of addresses.
+    pub privacy: Privacy,
     /// What answers questions to the archive, where the configuration's file has one.
     pub queries: Option<portal::queries::Program>,
 }
@@ -76,14 +78,14 @@ impl Setting {
                 Config::for_flags("127.0.0.1:3000", None, Some(&state_dir))
             }
         };
-        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, query, .. } =
+        let Config { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, privacy, query, .. } =
             config.map_err(anyhow::Error::from)?;
         let queries = place.config.clone().filter(|_| archive.is_some()).map(|config| portal::queries::Program {
             path: query_command::program(),
             config,
             time_s_max: query.time_max.as_secs(),
         });
-        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, queries })
+        Ok(Self { state_dir, sink, ledger, meters, portal, alerts, budgets, archive, privacy, queries })
     }
 
     /// The store, which must be there.

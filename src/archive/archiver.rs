@@ -7,6 +7,8 @@
 //! | after some or all files are written | files that no commit names: swept when they are an hour old |
 //! | after the commit | nothing: the manifest says how far the sources were read |
 //! | after the commit, before the checkpoint | a few more commits to read |
+//!
+//! Keys that `weir erase` destroys in another process are noticed before the next commit (`keys.rs`), and the same is done.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -113,7 +115,6 @@ impl Archiver {
         let mut progress = Progress { is_idle, ..Progress::default() };
         if is_due {
             if !self.commit(&mut book, &mut manifest)? {
-                warn!("another process has archived the same: everything is read again");
                 return Ok(Progress::default());
             }
             (progress.records, progress.duplicates) = (records, duplicates);
@@ -171,13 +172,22 @@ impl Archiver {
         Ok((book, manifest))
     }
 
-    /// False: somebody else has read the same.
+    /// False: all that was read since the last commit is to be read again.
     fn commit(&mut self, book: &mut Book, manifest: &mut Manifest) -> Result<bool, Stop> {
         let batch = book.batch().map_err(Stop::Book)?;
         if batch.is_empty() {
             return Ok(true);
         }
         self.feed.harden()?;
+        // From here to the commit nobody destroys a key.
+        let still = match locked(&self.rows).keys() {
+            Some(keys) => Some(keys.stand_still()?),
+            None => None,
+        };
+        if let Some(None) = still {
+            info!("keys were destroyed meanwhile: what was encrypted and not committed is read again");
+            return Ok(false);
+        }
         let mut commit = Commit::after(manifest, Clock::anchored().now_us(), Why::Append);
         for piece in locked(&self.rows).take()? {
             let of = (piece.hour_us, piece.bucket, self.config.buckets);
@@ -197,6 +207,7 @@ impl Archiver {
         commit.unreadable = unreadable.collect();
         let files = commit.add.len();
         if !manifest.commit(&self.place, commit)? {
+            warn!("another process has archived the same: everything is read again");
             return Ok(false);
         }
         let records = book.counts().0;

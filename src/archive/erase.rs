@@ -1,8 +1,9 @@
 //! Erasure: what is known of somebody goes, what is owed stays.
 //!
 //! * **An account**: its keys are destroyed, on all days; and in all of its rows, what says anything of people is emptied.
-//! * **An address**: the rows that have it, whole or encrypted, as client or peer, are emptied likewise; the keys stay, for they are
-//!   others' too.
+//! * **An address**: the rows that have it, as client or peer, in whatever form a record keeps it (`trace.rs`), are emptied likewise; the
+//!   keys stay, for they are others' too. Rows that keep only a network it lies in, and rows that nobody can read any more, are left,
+//!   and the certificate says how many.
 //!
 //! *Emptied* ([`EMPTIED`]): addresses, ports, path, SNI, certificate's subject, city, region, organisation. *Kept*: whose bill it was, when, how
 //! much, for which host, from which country, and the position of each record: so every sum, every seq and every bill is as before. Rows keep their
@@ -14,26 +15,28 @@
 //!
 //! **A legal hold wins**: where one covers any of the rows, nothing is erased, and the error says which.
 //!
-//! **What comes later** is not erased: records that are still on their way to the archive are there once they have come. A writer that
-//! runs goes on with a key that was destroyed until it ends or the day does: what it wrote with it can be read by nobody.
+//! **What comes later** is not erased: records that are still on their way to the archive are there once they have come, under new keys. Keys
+//! are destroyed before the manifest is read, and a writer that runs notices it before its next commit (`keys.rs`): whatever
+//! a destroyed key has encrypted is emptied too.
 //!
 //! **A crash** before the commit changes nothing but keys that are gone, and the rest is done by doing it again; after the commit old files
 //! may be left, and so may files that a crash of a writer left unnamed: the sweep removes both within the hour.
 
 use arrow_array::builder::FixedSizeBinaryBuilder;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, TimestampMicrosecondType};
+use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use arrow_array::{Array, ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray};
 use arrow_schema::DataType;
 use ring::rand::{SecureRandom, SystemRandom};
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::file::{self, Effort, Encoded};
+use super::file::{self, Effort, Encoder, PAGE_ROWS};
 use super::keys::Keys;
 use super::manifest::{Certificate, Commit, File, Manifest, Removed, Why};
-use super::schema::{Table, bucket, octets};
+use super::schema::{Table, bucket};
+use super::trace::{Trace, Traces};
 use super::{Error, Place, proof, upkeep};
+use crate::event::AddressForm;
 use crate::ids::hex;
 use crate::wire::Hash;
 
@@ -53,13 +56,15 @@ pub const EMPTIED: [&str; 11] = [
 ];
 const ADDRESSES: [(&str, &str); 2] = [("client_ip", "client_ip_sealed"), ("peer_ip", "peer_ip_sealed")];
 
+/// Others may commit while files are written anew: so often it is begun again.
+const ATTEMPTS: usize = 5;
+
 /// Whose data is to go.
-#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Subject {
     /// All of an account's.
     Account(String),
     /// All of an address's.
-    Address(IpAddr),
+    Address(Traces),
 }
 
 impl Subject {
@@ -73,7 +78,7 @@ impl Subject {
     fn text(&self) -> String {
         match self {
             Self::Account(account) => account.clone(),
-            Self::Address(address) => address.to_canonical().to_string(),
+            Self::Address(traces) => traces.address().to_string(),
         }
     }
 }
@@ -90,83 +95,125 @@ pub struct Erased {
 /// Erases; or, with `is_rehearsal`, says what would be.
 pub fn erase(
     place: &Place,
-    keys: Option<&mut Keys>,
+    mut keys: Option<&mut Keys>,
     subject: &Subject,
     (actor, at_us): (&str, i64),
     is_rehearsal: bool,
 ) -> Result<Erased, Error> {
-    let mut manifest = Manifest::read(place)?;
-    let mut keys = keys;
-    let affected = affected(place, &manifest, keys.as_deref_mut(), subject)?;
     let mut secret = [0; 16];
     SystemRandom::new().fill(&mut secret).map_err(|_| Error::NoRandomness)?;
     let receipt = hex(&secret);
+    // Before anything is destroyed: nothing may be held.
+    let mut affected = Affected::of(place, &Manifest::read(place)?, keys.as_deref_mut(), subject)?;
     let mut certificate = Certificate {
         subject: Hash::of(format!("{receipt} {}", subject.text()).as_bytes()),
         kind: subject.kind().to_owned(),
         actor: actor.to_owned(),
         at_us,
         keys: 0,
-        files: affected.len() as i64,
-        rows: affected.iter().map(|(_, rows)| rows.iter().filter(|is_theirs| **is_theirs).count() as i64).sum(),
+        files: affected.files.len() as i64,
+        rows: affected.rows,
+        rows_of_network: affected.rows_of_network,
+        rows_unreadable: affected.rows_unreadable,
     };
     if is_rehearsal {
         return Ok(Erased { receipt: None, certificate });
     }
-    if let (Subject::Account(account), Some(keys)) = (subject, keys) {
+    if let (Subject::Account(account), Some(keys)) = (subject, keys.as_deref_mut()) {
         certificate.keys = keys.destroy(account)?;
     }
-    let mut commit = Commit::after(&manifest, at_us, Why::Erase);
-    for (file, is_theirs) in &affected {
-        let rows = emptied(file.table, &upkeep::read(place, file)?, is_theirs)?;
-        let of = (file.hour_us, file.bucket, file.buckets);
-        let encoded = Encoded::new(file.table, of, commit.number, &rows, Effort::Thorough)?;
-        assert_eq!((encoded.file.sums, encoded.file.rows), (file.sums, file.rows), "erasing changes no sum");
-        commit.add.push(encoded.write(place)?);
-        commit.remove.push(Removed { path: file.path.clone(), is_replaced: true });
+    for _ in 0..ATTEMPTS {
+        let mut manifest = Manifest::read(place)?;
+        affected = Affected::of(place, &manifest, keys.as_deref_mut(), subject)?;
+        (certificate.files, certificate.rows) = (affected.files.len() as i64, affected.rows);
+        (certificate.rows_of_network, certificate.rows_unreadable) =
+            (affected.rows_of_network, affected.rows_unreadable);
+        let mut commit = Commit::after(&manifest, at_us, Why::Erase);
+        for file in &affected.files {
+            commit.add.push(rewritten(place, file, commit.number, keys.as_deref_mut(), subject)?);
+            commit.remove.push(Removed { path: file.path.clone(), is_replaced: true });
+        }
+        commit.certificate = Some(certificate.clone());
+        if !manifest.commit(place, commit)? {
+            continue;
+        }
+        // At once, whoever may be reading: these, and those that were joined and left for readers.
+        for path in manifest.removed_since(place, at_us - 2 * upkeep::LEFT_ALONE_US)? {
+            place.remove(&path)?;
+            place.remove(&proof::path(&path))?;
+        }
+        return Ok(Erased { receipt: Some(receipt), certificate });
     }
-    commit.certificate = Some(certificate.clone());
-    if !manifest.commit(place, commit)? {
-        return Err(Error::Busy);
-    }
-    // At once, whoever may be reading: these, and those that were joined and left for readers.
-    for path in manifest.removed_since(place, at_us - 2 * upkeep::LEFT_ALONE_US)? {
-        place.remove(&path)?;
-        place.remove(&proof::path(&path))?;
-    }
-    Ok(Erased { receipt: Some(receipt), certificate })
+    Err(Error::Busy)
 }
 
-/// Files that have rows of theirs, and which rows.
-fn affected(
+/// What has to do with a subject.
+#[derive(Default)]
+struct Affected {
+    /// Files that have rows of theirs.
+    files: Vec<File>,
+    rows: i64,
+    rows_of_network: i64,
+    rows_unreadable: i64,
+}
+
+impl Affected {
+    /// An error where a legal hold has any of the rows.
+    fn of(place: &Place, manifest: &Manifest, mut keys: Option<&mut Keys>, subject: &Subject) -> Result<Self, Error> {
+        let mut affected = Self::default();
+        for file in manifest.files.values().filter(|file| file.table != Table::Nodes) {
+            if let Subject::Account(account) = subject
+                && bucket(account, file.buckets) != file.bucket
+            {
+                continue;
+            }
+            let before = affected.rows;
+            for rows in upkeep::open(place, file, PAGE_ROWS)? {
+                let rows = rows?;
+                let traces = traces_in(file.table, &rows, keys.as_deref_mut(), subject)?;
+                let count = |wanted: Trace| traces.iter().filter(|trace| **trace == wanted).count() as i64;
+                affected.rows_of_network += count(Trace::Network);
+                affected.rows_unreadable += count(Trace::Unreadable);
+                if count(Trace::Theirs) > 0 {
+                    held(manifest, file, &rows, &traces)?;
+                    affected.rows += count(Trace::Theirs);
+                }
+            }
+            if affected.rows > before {
+                affected.files.push(file.clone());
+            }
+        }
+        Ok(affected)
+    }
+}
+
+/// A file without what it says of them.
+fn rewritten(
     place: &Place,
-    manifest: &Manifest,
+    file: &File,
+    number: u64,
     mut keys: Option<&mut Keys>,
     subject: &Subject,
-) -> Result<Vec<(File, Vec<bool>)>, Error> {
-    let mut affected = Vec::new();
-    for file in manifest.files.values().filter(|file| file.table != Table::Nodes) {
-        if let Subject::Account(account) = subject
-            && bucket(account, file.buckets) != file.bucket
-        {
-            continue;
-        }
-        let rows = upkeep::read(place, file)?;
-        let is_theirs = theirs(file.table, &rows, keys.as_deref_mut(), subject)?;
-        if !is_theirs.contains(&true) {
-            continue;
-        }
-        held(manifest, file, &rows, &is_theirs)?;
-        affected.push((file.clone(), is_theirs));
+) -> Result<File, Error> {
+    let of = (file.hour_us, file.bucket, file.buckets);
+    let expected = usize::try_from(file.rows).unwrap_or(0);
+    let mut encoder = Encoder::new(file.table, of, number, expected, Effort::Thorough)?;
+    for rows in upkeep::open(place, file, PAGE_ROWS)? {
+        let rows = rows?;
+        let traces = traces_in(file.table, &rows, keys.as_deref_mut(), subject)?;
+        let is_theirs: Vec<bool> = traces.into_iter().map(|trace| trace == Trace::Theirs).collect();
+        encoder.push(&emptied(file.table, &rows, &is_theirs)?)?;
     }
-    Ok(affected)
+    let written = encoder.finish()?.write(place)?;
+    upkeep::same(std::slice::from_ref(file), &written)?;
+    Ok(written)
 }
 
-/// An error where a legal hold has any of these rows.
-fn held(manifest: &Manifest, file: &File, rows: &RecordBatch, is_theirs: &[bool]) -> Result<(), Error> {
+/// An error where a legal hold has any of their rows.
+fn held(manifest: &Manifest, file: &File, rows: &RecordBatch, traces: &[Trace]) -> Result<(), Error> {
     let at = file::column::<TimestampMicrosecondType>(file.table, rows, "at")?;
     let (accounts, account) = file::words_of(file.table, rows, "account")?;
-    for (row, _) in is_theirs.iter().enumerate().filter(|(_, is_theirs)| **is_theirs) {
+    for (row, _) in traces.iter().enumerate().filter(|(_, trace)| **trace == Trace::Theirs) {
         let account = accounts.get(account[row]).map_or("", String::as_str);
         if let Some(hold) = manifest.hold_on(account, at.value(row), at.value(row) + 1) {
             return Err(Error::Held { name: hold.name.clone(), reason: hold.reason.clone() });
@@ -175,29 +222,57 @@ fn held(manifest: &Manifest, file: &File, rows: &RecordBatch, is_theirs: &[bool]
     Ok(())
 }
 
-fn theirs(table: Table, rows: &RecordBatch, keys: Option<&mut Keys>, subject: &Subject) -> Result<Vec<bool>, Error> {
+/// What each row has to do with a subject.
+fn traces_in(
+    table: Table,
+    rows: &RecordBatch,
+    mut keys: Option<&mut Keys>,
+    subject: &Subject,
+) -> Result<Vec<Trace>, Error> {
     let (accounts, account) = file::words_of(table, rows, "account")?;
     let name = |row: usize| accounts.get(account[row]).map_or("", String::as_str);
-    let address = match subject {
-        Subject::Account(wanted) => return Ok((0..rows.num_rows()).map(|row| name(row) == wanted).collect()),
-        Subject::Address(address) => octets(address.to_canonical()),
+    let wanted = match subject {
+        Subject::Account(wanted) => {
+            let trace = |row| if name(row) == wanted { Trace::Theirs } else { Trace::Others };
+            return Ok((0..rows.num_rows()).map(trace).collect());
+        }
+        Subject::Address(wanted) => wanted,
     };
     let at = file::column::<TimestampMicrosecondType>(table, rows, "at")?;
-    let mut keys = keys;
-    let mut is_theirs = Vec::with_capacity(rows.num_rows());
+    let key_epoch = file::column::<Int64Type>(table, rows, "key_epoch")?;
+    let (forms, form) = file::words_of(table, rows, "address_form")?;
+    let forms: Vec<Option<AddressForm>> = forms.iter().map(|name| AddressForm::of_name(name)).collect();
+    let bytes = |name: &str, row: usize| -> Option<[u8; 16]> {
+        let column = rows.column_by_name(name)?.as_fixed_size_binary_opt()?;
+        if column.is_valid(row) { column.value(row).try_into().ok() } else { None }
+    };
+    let mut traces = Vec::with_capacity(rows.num_rows());
     for row in 0..rows.num_rows() {
-        let sealed = match keys.as_deref_mut() {
-            Some(keys) => keys.sealed(name(row), at.value(row), address)?,
-            None => None,
-        };
-        let has = |name: &str, wanted: Option<[u8; 16]>| {
-            let column = rows.column_by_name(name).and_then(|column| column.as_fixed_size_binary_opt());
-            let value = column.filter(|column| column.is_valid(row)).map(|column| column.value(row));
-            value.is_some() && value == wanted.as_ref().map(|bytes| bytes.as_slice())
-        };
-        is_theirs.push(ADDRESSES.iter().any(|(plain, hidden)| has(plain, Some(address)) || has(hidden, sealed)));
+        let mut trace = Trace::Others;
+        for (plain, sealed) in ADDRESSES {
+            let found = match (bytes(plain, row), bytes(sealed, row)) {
+                (Some(shown), _) => match forms.get(form[row]).copied().flatten() {
+                    Some(form) => wanted.of(form, key_epoch.value(row), shown),
+                    None => Trace::Unreadable,
+                },
+                (None, Some(shown)) => {
+                    let theirs = match keys.as_deref_mut() {
+                        Some(keys) => keys.sealed(name(row), at.value(row), wanted.whole())?,
+                        None => None,
+                    };
+                    match theirs {
+                        Some(theirs) if theirs == shown => Trace::Theirs,
+                        Some(_) => Trace::Others,
+                        None => Trace::Unreadable,
+                    }
+                }
+                (None, None) => Trace::Others,
+            };
+            trace = trace.max(found);
+        }
+        traces.push(trace);
     }
-    Ok(is_theirs)
+    Ok(traces)
 }
 
 /// The same rows, of which some say nothing of people any more.

@@ -1,27 +1,28 @@
 //! A file of the archive: rows → Parquet, and back.
 //!
 //! Zstd; dictionaries for what repeats, deltas for times and numbers; statistics for every column, a page index; bloom filters where one
-//! value is looked for. Row groups of 131,072 rows. Files are whole in memory, a commit's or a partition's worth at a time.
+//! value is looked for. Row groups of 131,072 rows.
+//!
+//! **Memory**: who writes a file has it in memory as it will be on the disk (some 30 bytes a row), with one row group's columns and 4 bytes
+//! of proof a row. Who reads one has so many rows in memory as it asks for at once, and of a bucket's object its bytes.
 
 use std::collections::BTreeMap;
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_schema::ArrowError;
-use arrow_select::concat::concat_batches;
-use bytes::Bytes;
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
+use ring::rand::{SecureRandom, SystemRandom};
 
 use super::manifest::{File, Rows};
 use super::proof;
 use super::schema::{Table, Value};
-use super::{Error, Place};
+use super::{Error, Object, Place};
 use crate::clock::{date_of, hour_of};
 use crate::ids::hex;
 use crate::store::{SUM_COLUMNS, StreamPlace};
@@ -29,9 +30,9 @@ use crate::units::COLUMNS;
 use crate::wire::Hash;
 
 /// Rows of a row group.
-const GROUP_ROWS: usize = 131_072;
+pub const GROUP_ROWS: usize = 131_072;
 /// Rows of a page.
-const PAGE_ROWS: usize = 8192;
+pub const PAGE_ROWS: usize = 8192;
 /// What is looked for by one value.
 const LOOKED_FOR: [&str; 5] = ["account", "client_ip", "client_ip_sealed", "request_id", "session_id"];
 /// Values in which hardly any two are equal: a dictionary would be larger than they are.
@@ -58,39 +59,14 @@ impl Encoded {
     /// Of these rows, sorted, all of one hour and bucket. `number` is the commit that will name it.
     pub fn new(
         table: Table,
-        (hour_us, bucket, buckets): (i64, u32, u32),
+        of: (i64, u32, u32),
         number: u64,
         rows: &RecordBatch,
         effort: Effort,
     ) -> Result<Self, Error> {
-        let streams = streams_of(table, rows)?;
-        let path = path(table, hour_us, bucket, number, &streams);
-        let failed = |source| Error::Parquet { operation: "write", path: path.clone(), source };
-        let mut writer =
-            ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties(table, effort, rows.num_rows())))
-                .map_err(failed)?;
-        writer.write(rows).map_err(failed)?;
-        let bytes = writer.into_inner().map_err(failed)?;
-        let proof = proof::of(&proof::row_hashes(rows));
-        let at = column::<TimestampMicrosecondType>(table, rows, "at")?;
-        let times = || at.values().iter().copied();
-        let file = File {
-            table,
-            hour_us,
-            bucket,
-            buckets,
-            rows: rows.num_rows() as i64,
-            file_bytes: bytes.len() as i64,
-            blake3: Hash::of(&bytes),
-            first_at_us: times().min().unwrap_or(hour_us),
-            last_at_us: times().max().unwrap_or(hour_us),
-            ids: ids_of(table, rows),
-            streams,
-            sums: sums_of(table, rows)?,
-            proof: Hash::of(&proof),
-            path,
-        };
-        Ok(Self { file, bytes, proof })
+        let mut encoder = Encoder::new(table, of, number, rows.num_rows(), effort)?;
+        encoder.push(rows)?;
+        encoder.finish()
     }
 
     /// Makes it durable; nothing names it yet.
@@ -101,15 +77,113 @@ impl Encoded {
     }
 }
 
-/// `requests/hour=2026-11-23T04/bucket=03/<of the seq ranges>-<commit>.parquet`.
-fn path(table: Table, hour_us: i64, bucket: u32, number: u64, streams: &[Rows]) -> String {
+/// A file that rows are still coming for.
+pub struct Encoder {
+    table: Table,
+    /// Hour, bucket, and among how many.
+    of: (i64, u32, u32),
+    number: u64,
+    writer: ArrowWriter<Vec<u8>>,
+    hashes: Vec<u32>,
+    streams: BTreeMap<StreamPlace, Rows>,
+    sums: [i64; COLUMNS],
+    times: Option<(i64, i64)>,
+    ids: Option<([u8; 16], [u8; 16])>,
+}
+
+impl Encoder {
+    /// For rows of one hour and bucket, about so many. `number` is the commit that will name it.
+    pub fn new(
+        table: Table,
+        of: (i64, u32, u32),
+        number: u64,
+        rows_expected: usize,
+        effort: Effort,
+    ) -> Result<Self, Error> {
+        let properties = properties(table, effort, rows_expected);
+        let writer = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties));
+        Ok(Self {
+            writer: writer.map_err(|source| unwritten(table, source))?,
+            table,
+            of,
+            number,
+            hashes: Vec::with_capacity(rows_expected),
+            streams: BTreeMap::new(),
+            sums: [0; COLUMNS],
+            times: None,
+            ids: None,
+        })
+    }
+
+    /// The next rows, in the order of account and time.
+    pub fn push(&mut self, rows: &RecordBatch) -> Result<(), Error> {
+        self.writer.write(rows).map_err(|source| unwritten(self.table, source))?;
+        self.hashes.extend(proof::row_hashes(rows));
+        for found in streams_of(self.table, rows)? {
+            match self.streams.get_mut(&found.place) {
+                Some(known) => {
+                    known.first_seq = known.first_seq.min(found.first_seq);
+                    known.next_seq = known.next_seq.max(found.next_seq);
+                    known.rows += found.rows;
+                }
+                None => drop(self.streams.insert(found.place.clone(), found)),
+            }
+        }
+        let sums = sums_of(self.table, rows)?;
+        self.sums = std::array::from_fn(|at| self.sums[at] + sums[at]);
+        for at in column::<TimestampMicrosecondType>(self.table, rows, "at")?.values().iter().copied() {
+            self.times = Some(self.times.map_or((at, at), |(first, last)| (first.min(at), last.max(at))));
+        }
+        for id in ids_of(self.table, rows) {
+            self.ids = Some(self.ids.map_or((id, id), |(least, greatest)| (least.min(id), greatest.max(id))));
+        }
+        Ok(())
+    }
+
+    /// All have come.
+    pub fn finish(self) -> Result<Encoded, Error> {
+        let (table, (hour_us, bucket, buckets)) = (self.table, self.of);
+        let bytes = self.writer.into_inner().map_err(|source| unwritten(table, source))?;
+        let proof = proof::of(&self.hashes);
+        let streams: Vec<Rows> = self.streams.into_values().collect();
+        let (first_at_us, last_at_us) = self.times.unwrap_or((hour_us, hour_us));
+        let file = File {
+            path: path(table, hour_us, bucket, self.number, &streams)?,
+            table,
+            hour_us,
+            bucket,
+            buckets,
+            rows: self.hashes.len() as i64,
+            file_bytes: bytes.len() as i64,
+            blake3: Hash::of(&bytes),
+            first_at_us,
+            last_at_us,
+            ids: self.ids.map(|(least, greatest)| [hex(&least), hex(&greatest)]),
+            streams,
+            sums: self.sums,
+            proof: Hash::of(&proof),
+        };
+        Ok(Encoded { file, bytes, proof })
+    }
+}
+
+fn unwritten(table: Table, source: ParquetError) -> Error {
+    Error::Parquet { operation: "write", path: format!("a file of {}", table.name()), source }
+}
+
+/// `requests/hour=2026-11-23T04/bucket=03/<of the seq ranges>-<commit>-<random>.parquet`. No name is used twice: whoever reads, or sweeps
+/// what nobody names, cannot come between two writers of the same records.
+fn path(table: Table, hour_us: i64, bucket: u32, number: u64, streams: &[Rows]) -> Result<String, Error> {
+    let mut random = [0; 4];
+    SystemRandom::new().fill(&mut random).map_err(|_| Error::NoRandomness)?;
     let mut hasher = blake3::Hasher::new();
     for Rows { place, first_seq, next_seq, rows } in streams {
         let StreamPlace { node, epoch, shard } = place;
         hasher.update(format!("{node} {epoch} {shard} {first_seq} {next_seq} {rows}\n").as_bytes());
     }
     let name = hex(&hasher.finalize().as_bytes()[..8]);
-    format!("{}/hour={}/bucket={bucket:02}/{name}-{number}.parquet", table.name(), hour_name(hour_us))
+    let (folder, hour, random) = (table.name(), hour_name(hour_us), hex(&random));
+    Ok(format!("{folder}/hour={hour}/bucket={bucket:02}/{name}-{number}-{random}.parquet"))
 }
 
 /// `2026-11-23T04`.
@@ -155,14 +229,29 @@ fn encoded(to: WriterPropertiesBuilder, name: &str, value: &Value, path: &Column
     }
 }
 
-/// All rows of a file.
-pub fn decode(path: &str, bytes: Vec<u8>) -> Result<RecordBatch, Error> {
-    let failed = |source: ParquetError| Error::Parquet { operation: "read", path: path.to_owned(), source };
-    let reader = ParquetRecordBatchReaderBuilder::try_new(Bytes::from(bytes)).map_err(failed)?;
-    let schema = reader.schema().clone();
-    let reader = reader.with_batch_size(GROUP_ROWS).build().map_err(failed)?;
-    let batches = reader.collect::<Result<Vec<_>, ArrowError>>().map_err(|error| failed(error.into()))?;
-    concat_batches(&schema, &batches).map_err(|error| failed(error.into()))
+/// Rows of a file, so many at a time.
+pub struct Batches {
+    path: String,
+    reader: ParquetRecordBatchReader,
+}
+
+impl Batches {
+    /// Of an object that is one.
+    pub fn of(path: &str, object: Object, rows_max: usize) -> Result<Self, Error> {
+        let failed = |source: ParquetError| Error::Parquet { operation: "read", path: path.to_owned(), source };
+        let reader = ParquetRecordBatchReaderBuilder::try_new(object).map_err(failed)?;
+        let reader = reader.with_batch_size(rows_max).build().map_err(failed)?;
+        Ok(Self { path: path.to_owned(), reader })
+    }
+}
+
+impl Iterator for Batches {
+    type Item = Result<RecordBatch, Error>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let next = self.reader.next()?;
+        Some(next.map_err(|error| Error::Parquet { operation: "read", path: self.path.clone(), source: error.into() }))
+    }
 }
 
 /// Brings rows, by their numbers, in the order of account and time; those of one µs stay in theirs.
@@ -204,16 +293,15 @@ pub fn words_of(table: Table, rows: &RecordBatch, name: &'static str) -> Result<
     Ok((words, column.keys().values().iter().map(|key| usize::try_from(*key).unwrap_or(0)).collect()))
 }
 
-/// Least and greatest id of what the table's rows are about.
-fn ids_of(table: Table, rows: &RecordBatch) -> Option<[String; 2]> {
+/// Ids of what the table's rows are about.
+fn ids_of(table: Table, rows: &RecordBatch) -> impl Iterator<Item = [u8; 16]> {
     let name = match table {
-        Table::Requests => "request_id",
-        Table::Sessions => "session_id",
-        Table::Nodes => return None,
+        Table::Requests => Some("request_id"),
+        Table::Sessions => Some("session_id"),
+        Table::Nodes => None,
     };
-    let column = rows.column_by_name(name)?.as_fixed_size_binary_opt()?;
-    let ids = || column.iter().flatten();
-    Some([hex(ids().min()?), hex(ids().max()?)])
+    let column = name.and_then(|name| rows.column_by_name(name)).and_then(|column| column.as_fixed_size_binary_opt());
+    column.into_iter().flatten().flatten().filter_map(|id| id.try_into().ok())
 }
 
 /// Position of each row: stream and seq.

@@ -3,7 +3,8 @@
 //! ```text
 //! <keys>/master.key        64 hexadecimal digits
 //! <keys>/2026-11-23.keys   a line for each account: `<hash of its name> <its key, under the master key>`, both hexadecimal
-//! <keys>/lock              held by whoever changes a file
+//! <keys>/destroyed         how many times keys were destroyed
+//! <keys>/lock              held by whoever changes a file, and by whoever commits what was encrypted
 //! ```
 //!
 //! An address is encrypted with ipcrypt-deterministic: one AES block, 16 bytes in and out. *Deterministic*, so that equal addresses are equal
@@ -15,11 +16,15 @@
 //! where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all keys at once. Keys are kept
 //! under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth nothing.
 //!
+//! **Processes that have keys in memory** ask [`Keys::stand_still`] before each commit: where keys were destroyed since, what they have
+//! encrypted is thrown away and encrypted again with keys that are there. So whatever a destroyed key encrypted was committed before it was
+//! destroyed, and who destroys it first and reads the manifest then finds all of that.
+//!
 //! Files and directory are the owner's alone (0600, 0700).
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write as _};
+use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -43,6 +48,8 @@ pub struct Keys {
     master: LessSafeKey,
     random: SystemRandom,
     ready: HashMap<(Owner, i64), Ipcrypt>,
+    /// How many times keys had been destroyed when those in memory were read.
+    destructions: u64,
     /// The account that was asked for last: most records follow one of their account.
     last: Option<(String, Owner)>,
 }
@@ -50,23 +57,17 @@ pub struct Keys {
 impl Keys {
     /// Opens a directory, or makes it with a master key.
     pub fn open(directory: &Path) -> Result<Self, Error> {
-        let failed = |operation: &'static str, path: &Path| {
-            let path = path.to_owned();
-            move |source| Error::Io { operation, path, source }
-        };
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed("make", directory))?;
+        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(directory);
+        made.map_err(failed("make", directory))?;
         let path = directory.join("master.key");
         let random = SystemRandom::new();
-        let mut secret = [0; 32];
-        random.fill(&mut secret).map_err(|_| Error::NoRandomness)?;
-        match OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path) {
-            Ok(mut file) => {
-                let text = format!("{}\n", hex(&secret));
-                file.write_all(text.as_bytes()).and_then(|()| file.sync_all()).map_err(failed("write", &path))?;
-                sync(directory)?;
+        if !path.exists() {
+            let _lock = lock(directory)?;
+            let mut secret = [0; 32];
+            random.fill(&mut secret).map_err(|_| Error::NoRandomness)?;
+            if !path.exists() {
+                write(&path, &format!("{}\n", hex(&secret)))?;
             }
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            Err(error) => return Err(failed("make", &path)(error)),
         }
         let text = fs::read(&path).map_err(failed("read", &path))?;
         let bytes = unhex(text.trim_ascii()).filter(|bytes| bytes.len() == 32);
@@ -77,6 +78,7 @@ impl Keys {
             master: LessSafeKey::new(master),
             random,
             ready: HashMap::new(),
+            destructions: destructions(directory)?,
             last: None,
         })
     }
@@ -122,30 +124,54 @@ impl Keys {
         Ok(self.ready.get(&place))
     }
 
+    /// Keeps everybody from destroying keys while the answer lives. None: some were destroyed since this process read them; it has
+    /// forgotten all of them now, and what it has encrypted and not committed is to be encrypted again.
+    pub fn stand_still(&mut self) -> Result<Option<File>, Error> {
+        let lock = lock(&self.directory)?;
+        let destructions = destructions(&self.directory)?;
+        if destructions == self.destructions {
+            return Ok(Some(lock));
+        }
+        self.destructions = destructions;
+        self.ready.clear();
+        Ok(None)
+    }
+
     /// Destroys an account's keys of all days; says how many there were.
     pub fn destroy(&mut self, account: &str) -> Result<i64, Error> {
         let owner = owner(account);
-        let _lock = self.lock()?;
+        let _lock = lock(&self.directory)?;
         let mut destroyed = 0;
         for day in self.days()? {
             let mut lines = self.read(day)?;
             if lines.remove(&owner).is_none() {
                 continue;
             }
+            if destroyed == 0 {
+                self.announce()?;
+            }
             destroyed += 1;
             self.replace(day, &lines)?;
         }
-        self.ready.retain(|(of, _), _| *of != owner);
+        self.ready.clear();
         Ok(destroyed)
     }
 
     /// Destroys all keys of days that ended before this time: nothing is left that was encrypted with them.
     pub fn destroy_before(&mut self, before_us: i64) -> Result<(), Error> {
-        let _lock = self.lock()?;
-        for day in self.days()?.into_iter().filter(|day| (day + 1) * DAY_US <= before_us) {
-            self.replace(day, &BTreeMap::new())?;
+        let _lock = lock(&self.directory)?;
+        let mut days = self.days()?;
+        days.retain(|day| (day + 1) * DAY_US <= before_us);
+        if !days.is_empty() {
+            self.announce()?;
         }
-        Ok(())
+        days.into_iter().try_for_each(|day| self.replace(day, &BTreeMap::new()))
+    }
+
+    /// Has every process that holds keys forget them, before the first is destroyed.
+    fn announce(&self) -> Result<(), Error> {
+        let next = destructions(&self.directory)? + 1;
+        write(&self.directory.join("destroyed"), &format!("{next}\n"))
     }
 
     fn path(&self, day: i64) -> PathBuf {
@@ -164,16 +190,8 @@ impl Keys {
         Ok(days)
     }
 
-    /// Whoever has it may change files; it ends when it is dropped.
-    fn lock(&self) -> Result<File, Error> {
-        let path = self.directory.join("lock");
-        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let locked = file.and_then(|file| file.lock().map(|()| file));
-        locked.map_err(|source| Error::Io { operation: "lock", path, source })
-    }
-
     fn make(&mut self, owner: Owner, day: i64) -> Result<(), Error> {
-        let _lock = self.lock()?;
+        let _lock = lock(&self.directory)?;
         self.learn(day)?;
         if self.ready.contains_key(&(owner, day)) {
             return Ok(());
@@ -183,9 +201,7 @@ impl Keys {
         let path = self.path(day);
         let is_new = !path.exists();
         let line = format!("{} {}\n", hex(&owner), hex(&self.wrap(owner, day, key)?));
-        let file = OpenOptions::new().append(true).create(true).mode(0o600).open(&path);
-        let written = file.and_then(|mut file| file.write_all(line.as_bytes()).and_then(|()| file.sync_all()));
-        written.map_err(|source| Error::Io { operation: "write", path, source })?;
+        append(&path, &line).map_err(failed("write", &path))?;
         if is_new {
             sync(&self.directory)?;
         }
@@ -231,27 +247,20 @@ impl Keys {
     /// Writes a day's file anew, or removes it; then overwrites what it was.
     fn replace(&self, day: i64, keys: &BTreeMap<Owner, [u8; 16]>) -> Result<(), Error> {
         let path = self.path(day);
-        let failed = |operation: &'static str| {
-            let path = path.clone();
-            move |source| Error::Io { operation, path, source }
-        };
-        let mut old = OpenOptions::new().write(true).open(&path).map_err(failed("open"))?;
+        let mut old = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
         if keys.is_empty() {
-            fs::remove_file(&path).map_err(failed("remove"))?;
+            fs::remove_file(&path).map_err(failed("remove", &path))?;
+            sync(&self.directory)?;
         } else {
             let mut text = String::new();
             for (owner, key) in keys {
                 text += &format!("{} {}\n", hex(owner), hex(&self.wrap(*owner, day, *key)?));
             }
-            let draft = path.with_extension("draft");
-            let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
-            let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
-            written.and_then(|()| fs::rename(&draft, &path)).map_err(failed("write"))?;
+            write(&path, &text)?;
         }
-        sync(&self.directory)?;
-        let bytes = old.metadata().map_err(failed("overwrite"))?.len();
+        let bytes = old.metadata().map_err(failed("overwrite", &path))?.len();
         let zeros = vec![0; usize::try_from(bytes).unwrap_or(0)];
-        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(failed("overwrite"))
+        old.write_all(&zeros).and_then(|()| old.sync_all()).map_err(failed("overwrite", &path))
     }
 
     fn wrap(&self, owner: Owner, day: i64, key: [u8; 16]) -> Result<Vec<u8>, Error> {
@@ -285,9 +294,51 @@ fn aad(owner: Owner, day: i64) -> Aad<[u8; 24]> {
     Aad::from(bytes)
 }
 
+fn failed(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+    move |source| Error::Io { operation, path: path.to_owned(), source }
+}
+
+fn destructions(directory: &Path) -> Result<u64, Error> {
+    let path = directory.join("destroyed");
+    match fs::read_to_string(&path) {
+        Ok(text) => text.trim().parse().map_err(|_| Error::Key { path, reason: "it holds no number".to_owned() }),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(0),
+        Err(error) => Err(failed("read", &path)(error)),
+    }
+}
+
+/// Whoever has it may change files; it ends when it is dropped.
+fn lock(directory: &Path) -> Result<File, Error> {
+    let path = directory.join("lock");
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    file.and_then(|file| file.lock().map(|()| file)).map_err(failed("lock", &path))
+}
+
+/// Adds a line to a file that may end in one that a kill has torn.
+fn append(path: &Path, line: &str) -> std::io::Result<()> {
+    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text)?;
+    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+    if whole < text.len() {
+        file.set_len(whole as u64)?;
+        file.seek(SeekFrom::End(0))?;
+    }
+    file.write_all(line.as_bytes())?;
+    file.sync_all()
+}
+
+/// Writes a file, all of it or nothing. The lock keeps the draft ours.
+fn write(path: &Path, text: &str) -> Result<(), Error> {
+    let draft = path.with_extension("draft");
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&draft);
+    let written = file.and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()));
+    written.and_then(|()| fs::rename(&draft, path)).map_err(failed("write", path))?;
+    sync(path.parent().unwrap_or(path))
+}
+
 fn sync(directory: &Path) -> Result<(), Error> {
-    let synced = File::open(directory).and_then(|open| open.sync_all());
-    synced.map_err(|source| Error::Io { operation: "sync", path: directory.to_owned(), source })
+    File::open(directory).and_then(|open| open.sync_all()).map_err(failed("sync", directory))
 }
 
 #[cfg(test)]
@@ -314,6 +365,20 @@ mod tests {
         assert_eq!(after.unseal("globex", 5, others).unwrap(), Some(address));
         after.destroy_before(2 * DAY_US).unwrap();
         assert_eq!(Keys::open(&directory.path().join("keys")).unwrap().unseal("globex", 5, others).unwrap(), None);
+    }
+
+    #[test]
+    fn what_a_kill_has_torn_costs_no_key() {
+        let directory = tempfile::tempdir().unwrap();
+        let sealed = Keys::open(directory.path()).unwrap().seal("acme", 5, [7; 16]).unwrap();
+        let day = directory.path().join("1970-01-01.keys");
+        let line = fs::read_to_string(&day).unwrap();
+        fs::write(&day, format!("{line}{}", &line[..40])).unwrap();
+        fs::write(directory.path().join("master.draft"), "12").unwrap();
+        Keys::open(directory.path()).unwrap().seal("globex", 5, [7; 16]).unwrap();
+        let mut keys = Keys::open(directory.path()).unwrap();
+        assert_eq!(keys.unseal("acme", 5, sealed).unwrap(), Some([7; 16]));
+        assert!(keys.sealed("globex", 5, [7; 16]).unwrap().is_some());
     }
 
     #[test]

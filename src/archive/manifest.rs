@@ -180,6 +180,12 @@ pub struct Certificate {
     pub files: i64,
     /// Rows that hold less now.
     pub rows: i64,
+    /// Rows that were left because they keep only a network that the address lies in: they identify nobody.
+    #[serde(default)]
+    pub rows_of_network: i64,
+    /// Rows that were left because nobody can tell whose they are without a key that is gone, or was not there.
+    #[serde(default)]
+    pub rows_unreadable: i64,
 }
 
 /// One commit.

@@ -9,8 +9,10 @@
 //! * **Exactly once**: what came is known by (node, epoch, shard, seq), for ever, as in the ledger; it stands in the manifest beside the
 //!   position of each source, and both change in the commit that names the files. `archiver.rs` says what a crash at each step costs.
 //! * **When it is full**: memory is bounded by `commit_records_max`; a place that takes no more is an error in the log, tried again each
-//!   second, and nothing is lost while the source still has it. A journal without a sink keeps records until `journal_bytes_max`, whoever
-//!   has read them: what goes before the archiver came shows as a gap, with the bytes that a gap record states.
+//!   second, and nothing is lost while the source still has it. A journal without a sink frees nothing before `journal_bytes_max` is
+//!   nearly used up, whoever has read it: so it needs no hold for an archiver, and one would make the sidecar refuse traffic where it
+//!   could go on. What goes before the archiver came shows as a gap, with the bytes that a gap record states; so does what a
+//!   topic has deleted.
 //! * **Upkeep** (`upkeep.rs`): small files become large ones once their hour is over, old rows go, leftovers are swept.
 //! * **Proof** (`verify.rs`), **privacy** (`keys.rs`, `erase.rs`).
 
@@ -19,19 +21,23 @@ pub mod erase;
 mod file;
 pub mod keys;
 pub mod manifest;
+mod merge;
 mod place;
 mod proof;
+mod ranges;
 mod rows;
 pub mod schema;
 #[cfg(test)]
 mod tests;
+pub mod trace;
 mod upkeep;
 pub mod verify;
 
 pub use archiver::{Archiver, Progress, Stop};
 pub use keys::Keys;
 pub use manifest::Manifest;
-pub use place::{Found, Place};
+pub use place::{Found, Object, Place};
+pub use rows::address;
 pub use schema::Table;
 pub use upkeep::{Kept, keep};
 

@@ -98,6 +98,11 @@ impl Rows {
         Ok(pieces)
     }
 
+    /// What addresses are encrypted with; none where they are kept as they are.
+    pub fn keys(&mut self) -> Option<&mut Keys> {
+        self.keys.as_mut()
+    }
+
     /// Forgets all of them.
     pub fn clear(&mut self) {
         self.tables = Table::ALL.map(TableRows::new);

@@ -13,12 +13,14 @@ use prost::Message;
 
 use super::erase::{Subject, erase};
 use super::manifest::{Commit, Hold, Why};
+use super::trace::Traces;
 use super::verify::verify;
 use super::*;
 use crate::clock::{Clock, DAY_US, HOUR_US};
-use crate::config::{Archive, ArchiveAddresses, ArchivePlace};
+use crate::config::{self, Archive, ArchiveAddresses, ArchivePlace};
 use crate::event::v1::{AddressForm, UsageBatch};
 use crate::event::{End, Kind, Phase, UsageRecord};
+use crate::privacy;
 use crate::rollup::{Feed, FilesFeed, Options};
 use crate::units::COLUMNS;
 
@@ -106,23 +108,27 @@ impl World {
     fn write(&mut self, shard: u16, first_seq: u64, next_seq: u64) {
         for from in (first_seq..next_seq).step_by(50) {
             let to = (from + 50).min(next_seq);
-            let records: Vec<UsageRecord> = (from..to).map(|seq| record(shard, seq)).collect();
-            for (seq, record) in (from..to).zip(&records) {
-                self.records.insert((3, shard, seq), record.clone());
-            }
-            let batch = UsageBatch {
-                node: "edge-1".into(),
-                epoch: 3,
-                shard: i32::from(shard),
-                first_seq: from as i64,
-                count: records.len() as i32,
-                records,
-                ..UsageBatch::default()
-            };
-            let name = format!("usage-3-{shard}-{from:012}-{to}.binpb");
-            let file = batch.encode_length_delimited_to_vec();
-            std::fs::write(self.directory.path().join("sink").join(name), file).unwrap();
+            self.give(shard, from, (from..to).map(|seq| record(shard, seq)).collect());
         }
+    }
+
+    fn give(&mut self, shard: u16, first_seq: u64, records: Vec<UsageRecord>) {
+        for (seq, record) in (first_seq..).zip(&records) {
+            self.records.insert((3, shard, seq), record.clone());
+        }
+        let next_seq = first_seq + records.len() as u64;
+        let batch = UsageBatch {
+            node: "edge-1".into(),
+            epoch: 3,
+            shard: i32::from(shard),
+            first_seq: first_seq as i64,
+            count: records.len() as i32,
+            records,
+            ..UsageBatch::default()
+        };
+        let name = format!("usage-3-{shard}-{first_seq:012}-{next_seq}.binpb");
+        let file = batch.encode_length_delimited_to_vec();
+        std::fs::write(self.directory.path().join("sink").join(name), file).unwrap();
     }
 
     fn config(&self) -> Archive {
@@ -137,6 +143,18 @@ impl World {
             keep_requests_days: 0,
             keep_sessions_days: 0,
             keep_nodes_days: 0,
+        }
+    }
+
+    /// Keys as a sidecar has them, for addresses that it does not write whole.
+    fn privacy(&self) -> config::Privacy {
+        config::Privacy {
+            client_ip: config::PrivacyMode::Full,
+            accounts: BTreeMap::new(),
+            pseudonym_keys: self.directory.path().join("pseudonym-keys"),
+            pseudonym_key: Duration::from_secs(86_400),
+            pseudonym_keys_max: 0,
+            encryption_key: None,
         }
     }
 
@@ -159,7 +177,7 @@ impl World {
         let mut keys = Keys::open(&self.config().keys).unwrap();
         let mut left = self.records.clone();
         for file in manifest.files.values() {
-            let rows = upkeep::read(&place, file).unwrap();
+            let rows = read(&place, file);
             let number =
                 |name: &str, row: usize| rows.column_by_name(name).unwrap().as_primitive::<Int64Type>().value(row);
             let shards = rows.column_by_name("shard").unwrap().as_primitive::<arrow_array::types::Int32Type>().clone();
@@ -208,6 +226,18 @@ impl World {
     }
 }
 
+/// All rows of a file.
+fn read(place: &Place, file: &manifest::File) -> arrow_array::RecordBatch {
+    let batches: Vec<_> = upkeep::open(place, file, 50).unwrap().map(Result::unwrap).collect();
+    arrow_select::concat::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
+fn decoded_file(bytes: Vec<u8>) -> arrow_array::RecordBatch {
+    let object = Object::Bytes(bytes.into());
+    let batches: Vec<_> = file::Batches::of("", object, 1000).unwrap().map(Result::unwrap).collect();
+    arrow_select::concat::concat_batches(&batches[0].schema(), &batches).unwrap()
+}
+
 /// The same place, which stands still after so many changes.
 fn stopping(world: &World, changes: i64) -> Place {
     let mut place = world.place();
@@ -222,6 +252,8 @@ fn switched_off_at_any_step_nothing_is_lost_or_doubled() {
     // Each attempt comes some changes further than the one before would have, from where that one had come to.
     for changes in (0..30).step_by(2).chain([7, 11]) {
         failures += usize::from(world.archive(&stopping(&world, changes)).is_err());
+        let wrong = verify(&world.place(), Clock::anchored().now_us()).unwrap().wrong;
+        assert!(wrong.is_empty(), "what was left is nobody's doing: {wrong:#?}");
     }
     assert!(failures > 5, "{failures}");
     world.archive(&world.place()).unwrap();
@@ -264,7 +296,7 @@ fn joining_files_and_sweeping_change_no_row() {
     let later_us = Clock::anchored().now_us().max(now_us) + 2 * HOUR_US;
     keep(&world.place(), &world.config(), later_us).unwrap();
     let objects: usize = Table::ALL.iter().map(|table| world.place().list(table.name()).unwrap().len()).sum();
-    assert_eq!(objects, files);
+    assert_eq!((objects, world.place().list("drafts").unwrap().len()), (files, 0));
     world.assert_is_archived();
 }
 
@@ -305,11 +337,11 @@ fn whatever_is_deleted_altered_or_added_is_named() {
 
     std::fs::remove_file(&path).unwrap();
     assert_says(&wrong(&world), &format!("{} was deleted: {} rows are gone", file.path, file.rows));
-    let (_, seqs) = file::positions_of(file.table, &file::decode("", bytes.clone()).unwrap()).unwrap().remove(0);
+    let (_, seqs) = file::positions_of(file.table, &decoded_file(bytes.clone())).unwrap().remove(0);
     assert_says(&wrong(&world), &format!("seqs {} to ", seqs.iter().min().unwrap()));
 
     // One row of it says another sum, as somebody with the right tools would do it.
-    let rows = file::decode("", bytes.clone()).unwrap();
+    let rows = decoded_file(bytes.clone());
     let altered = with_another_sum(&rows, 7);
     std::fs::write(&path, encoded(&file, &altered)).unwrap();
     let found = wrong(&world);
@@ -403,7 +435,7 @@ fn an_erased_address_is_nowhere_and_all_sums_stay() {
     let archive = world.directory.path().join("archive");
     assert!(!contains(&everything(&archive), &whole), "whole addresses are not in the archive");
 
-    let subject = Subject::Address(address);
+    let subject = Subject::Address(Traces::new(address, &world.privacy(), false).unwrap());
     let said = erase(&world.place(), Some(&mut keys), &subject, ("me", 5), true).unwrap();
     assert_eq!((said.certificate.rows, said.receipt), (theirs.len() as i64, None));
     assert!(Manifest::read(&world.place()).unwrap().certificates.is_empty());
@@ -423,12 +455,96 @@ fn an_erased_address_is_nowhere_and_all_sums_stay() {
     assert_eq!(crate::wire::Hash::of(text.as_bytes()), done.certificate.subject);
 }
 
+/// Three days of keys, of which the second day's is destroyed.
+fn pseudonyms(world: &World, address: IpAddr) -> Vec<IpAddr> {
+    let privacy = world.privacy();
+    let keys = privacy::keys::Keys::new(&privacy.pseudonym_keys, privacy.pseudonym_key, 0);
+    let shown = (0..3).map(|day| {
+        keys.turn(day * DAY_US).unwrap();
+        keys.at(day * DAY_US).unwrap().pseudonym(address)
+    });
+    let shown = shown.collect();
+    std::fs::remove_file(privacy.pseudonym_keys.join("1.key")).unwrap();
+    shown
+}
+
+#[test]
+fn an_address_is_erased_in_every_form_that_can_be_told_and_the_rest_is_counted() {
+    let mut world = World::new(0, 0);
+    let address: IpAddr = "198.51.100.7".parse().unwrap();
+    let shown = pseudonyms(&world, address);
+    let cipher = world.directory.path().join("ip.key");
+    std::fs::write(&cipher, "000102030405060708090a0b0c0d0e0f\n").unwrap();
+    let encrypted = privacy::cipher(&cipher).unwrap().encrypt_ipaddr(address);
+    let octets = |address: IpAddr| bytes::Bytes::copy_from_slice(&schema::octets(address));
+    let four = |octets: [u8; 4]| bytes::Bytes::copy_from_slice(&octets);
+    let forms = [
+        (AddressForm::Pseudonym, octets(shown[0]), 0),
+        (AddressForm::Pseudonym, octets(shown[1]), 1),
+        (AddressForm::Pseudonym, octets(shown[0]), 2),
+        (AddressForm::Pseudonym, octets(shown[2]), 2),
+        (AddressForm::Encrypted, octets(encrypted), 0),
+        (AddressForm::Truncated, four([198, 51, 100, 0]), 0),
+        (AddressForm::Truncated, four([198, 51, 101, 0]), 0),
+        (AddressForm::Full, four([198, 51, 100, 8]), 0),
+        (AddressForm::None, bytes::Bytes::new(), 0),
+    ];
+    let records = forms.iter().map(|(form, shown, key_epoch)| {
+        let mut record = record(0, 5);
+        record.set_address_form(*form);
+        (record.client_ip, record.key_epoch) = (shown.clone(), *key_epoch);
+        record
+    });
+    world.give(0, 0, records.collect());
+    world.archive(&world.place()).unwrap();
+    let mut keys = Keys::open(&world.config().keys).unwrap();
+    let mut erased = |privacy: &config::Privacy, is_network_theirs, is_rehearsal| {
+        let subject = Subject::Address(Traces::new(address, privacy, is_network_theirs).unwrap());
+        let done = erase(&world.place(), Some(&mut keys), &subject, ("me", 5), is_rehearsal).unwrap().certificate;
+        (done.rows, done.rows_of_network, done.rows_unreadable)
+    };
+    let with_key = config::Privacy { encryption_key: Some(cipher), ..world.privacy() };
+    assert_eq!(erased(&world.privacy(), false, true), (2, 1, 2), "the encrypted one cannot be told without its key");
+    assert_eq!(erased(&with_key, false, false), (3, 1, 1));
+    assert_eq!(erased(&with_key, false, false), (0, 1, 1));
+    assert_eq!(erased(&with_key, true, false), (1, 0, 1));
+    let left = decoded(&world);
+    for gone in [shown[0], shown[2], encrypted] {
+        let is_others = gone == shown[0];
+        assert_eq!(contains(&left, &schema::octets(gone)), is_others, "{gone}");
+    }
+    let proof = verify(&world.place(), START_US).unwrap();
+    assert!(proof.wrong.is_empty() && proof.sums == world.sums(), "{proof:#?}");
+}
+
+#[test]
+fn a_writer_that_runs_uses_no_key_that_was_destroyed_and_loses_nothing() {
+    let world = World::new(1, 100);
+    let feed = Feed::Files(FilesFeed::new(&world.directory.path().join("sink")));
+    let options = || Options { keys: Vec::new(), hosts_max: 0 };
+    let mut archiver = Archiver::at(world.place(), world.config(), feed, options).unwrap();
+    // Read and encrypted, and not committed.
+    assert_eq!(archiver.step(false).unwrap(), Progress { is_idle: true, ..Progress::default() });
+    let mut keys = Keys::open(&world.config().keys).unwrap();
+    let acmes = world.records.values().find(|record| record.account == "acme" && !record.client_ip.is_empty()).unwrap();
+    let before = keys.sealed("acme", acmes.at, [7; 16]).unwrap().unwrap();
+    let done = erase(&world.place(), Some(&mut keys), &Subject::Account("acme".into()), ("me", 5), false).unwrap();
+    assert!(done.certificate.keys > 0 && done.certificate.rows == 0);
+    assert_eq!(keys.sealed("acme", acmes.at, [7; 16]).unwrap(), None);
+    // It has noticed; then it reads again, and makes keys of its own.
+    assert_eq!(archiver.step(true).unwrap(), Progress::default());
+    assert_eq!(archiver.step(true).unwrap().records, 100);
+    world.assert_is_archived();
+    let mut keys = Keys::open(&world.config().keys).unwrap();
+    assert_ne!(keys.sealed("acme", acmes.at, [7; 16]).unwrap(), Some(before));
+}
+
 /// All columns that are bytes or texts, of all files, as they are read.
 fn decoded(world: &World) -> Vec<u8> {
     let mut all = Vec::new();
     let place = world.place();
     for file in Manifest::read(&place).unwrap().files.values() {
-        let rows = upkeep::read(&place, file).unwrap();
+        let rows = read(&place, file);
         for column in rows.columns() {
             let data = column.to_data();
             let children = data.child_data().iter().flat_map(|child| child.buffers().to_vec());

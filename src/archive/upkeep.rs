@@ -1,20 +1,20 @@
 //! Upkeep: small files become large ones, old rows go, leftovers are swept. Each is a commit of its own (sweeping is none: what no
 //! commit names is not part of the archive), so a crash costs nothing, and it may run beside an archiver and beside queries.
+//!
+//! **Memory**: joining has some 131,072 rows of all its files together, and the file that they become as it will be on the disk: at most
+//! 4 million rows, some 30 bytes each. Of a bucket, the files that are joined too, as they are there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use arrow_array::{RecordBatch, UInt32Array};
-use arrow_select::concat::concat_batches;
-use arrow_select::take::take_record_batch;
-
-use super::file::{self, Effort, Encoded};
+use super::file::{Batches, Effort, Encoder};
 use super::keys::Keys;
 use super::manifest::{Commit, Expired, File, Manifest, Removed, Why};
+use super::merge::merge;
 use super::schema::Table;
 use super::{Error, Place, proof};
 use crate::clock::{DAY_US, HOUR_US};
 use crate::config::Archive;
-use crate::wire::Hash;
+use crate::units::COLUMNS;
 
 /// An hour's files are joined this long after its end, µs.
 const SETTLED_US: i64 = 10 * 60 * 1_000_000;
@@ -69,19 +69,13 @@ fn compact(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept)
         if files.len() < 2 || !is_over && files.len() < FILES_MAX {
             continue;
         }
-        let mut batches = Vec::with_capacity(files.len());
-        for file in &files {
-            batches.push(read(place, file)?);
-        }
-        let rows = joined(table, &batches)?;
-        drop(batches);
         let mut commit = Commit::after(manifest, now_us, Why::Compact);
-        let encoded = Encoded::new(table, (hour_us, bucket, buckets), commit.number, &rows, Effort::Thorough)?;
-        let sums = files.iter().fold([0; crate::units::COLUMNS], |sums, file| {
-            std::array::from_fn(|column| sums[column] + file.sums[column])
-        });
-        assert_eq!(encoded.file.sums, sums, "joining files changes no sum");
-        commit.add.push(encoded.write(place)?);
+        let expected = files.iter().map(|file| usize::try_from(file.rows).unwrap_or(0)).sum();
+        let mut encoder = Encoder::new(table, (hour_us, bucket, buckets), commit.number, expected, Effort::Thorough)?;
+        merge(place, table, &files, |rows| encoder.push(rows))?;
+        let joined = encoder.finish()?.write(place)?;
+        same(&files, &joined)?;
+        commit.add.push(joined);
         commit.remove = files.iter().map(|file| Removed { path: file.path.clone(), is_replaced: true }).collect();
         // Somebody else was faster: what was written is swept.
         if manifest.commit(place, commit)? {
@@ -92,22 +86,26 @@ fn compact(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept)
     Ok(())
 }
 
-/// The rows of a file, which is what the manifest says.
-pub(super) fn read(place: &Place, file: &File) -> Result<RecordBatch, Error> {
+/// The rows of a file, so many at a time; the file is what the manifest says.
+pub(super) fn open(place: &Place, file: &File, rows_max: usize) -> Result<Batches, Error> {
     let damaged = |reason: &str| Error::Damaged { path: file.path.clone(), reason: reason.to_owned() };
-    let bytes = place.read(&file.path)?.ok_or_else(|| damaged("it is not there"))?;
-    if Hash::of(&bytes) != file.blake3 {
+    let mut object = place.object(&file.path)?.ok_or_else(|| damaged("it is not there"))?;
+    let hash = object.blake3().map_err(|error| damaged(&error.to_string()))?;
+    if hash != file.blake3 {
         return Err(damaged("its BLAKE3 is not the manifest's"));
     }
-    file::decode(&file.path, bytes)
+    Batches::of(&file.path, object, rows_max)
 }
 
-fn joined(table: Table, batches: &[RecordBatch]) -> Result<RecordBatch, Error> {
-    let failed = |source| Error::Columns { table: table.name(), source };
-    let all = concat_batches(&table.schema(), batches).map_err(failed)?;
-    let mut order: Vec<u32> = (0..u32::try_from(all.num_rows()).unwrap_or(u32::MAX)).collect();
-    file::sort(table, &all, &mut order)?;
-    take_record_batch(&all, &UInt32Array::from(order)).map_err(failed)
+/// An error unless a file has as many rows, and the sums, of those that it is to stand for.
+pub(super) fn same(files: &[File], file: &File) -> Result<(), Error> {
+    let rows: i64 = files.iter().map(|file| file.rows).sum();
+    let sums = files.iter().fold([0; COLUMNS], |sums, file| std::array::from_fn(|at| sums[at] + file.sums[at]));
+    if (rows, sums) == (file.rows, file.sums) {
+        return Ok(());
+    }
+    let reason = format!("it was to have the {rows} rows of {} files, with their sums, and has not", files.len());
+    Err(Error::Damaged { path: file.path.clone(), reason })
 }
 
 fn retain(place: &Place, config: &Archive, manifest: &mut Manifest, now_us: i64, kept: &mut Kept) -> Result<(), Error> {
@@ -152,6 +150,7 @@ fn sweep(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept) -
     for folder in Table::ALL.map(Table::name).into_iter().chain(["proofs"]) {
         found.extend(place.list(folder)?);
     }
+    kept.swept += place.sweep_drafts(now_us - LEFT_ALONE_US)?;
     // Read behind the listing: what was committed in between is named.
     manifest.follow(place)?;
     let mut kept_paths = manifest.removed_since(place, now_us - LEFT_ALONE_US)?;

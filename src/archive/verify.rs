@@ -9,18 +9,23 @@
 //! | cut off the newest commits | nothing in the archive can tell: hold `head` against one noted before, or the sums against the ledger's |
 //! | lost or doubled a record | each seq of each stream is in exactly one row, or in a gap, or has grown too old |
 //! | changed the sums | Σ of the files = Σ of what was ever taken − what has grown too old = the ledger's, by stream |
+//!
+//! **Memory**: the manifest; 8,192 rows; 8 octets for each row of a file, and 24 for each record of an hour, until they are known to be without
+//! holes; of a bucket, a file as it is there.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Serialize;
 
+use super::file::{Batches, PAGE_ROWS};
 use super::manifest::{COMMITS, Commit, File, Manifest, read_commit};
+use super::ranges::{Found, Range};
 use super::schema::Table;
 use super::upkeep::LEFT_ALONE_US;
-use super::{Error, Place, file, proof};
+use super::{Error, Object, Place, file, manifest, proof, ranges};
 use crate::clock::utc_text;
 use crate::rollup::{Tally, tally_of};
-use crate::store::{Gap, SUM_COLUMNS, StreamPlace, StreamRow};
+use crate::store::{SUM_COLUMNS, StreamPlace, StreamRow};
 use crate::units::COLUMNS;
 use crate::wire::Hash;
 
@@ -46,18 +51,21 @@ pub struct Proof {
     pub notes: Vec<String>,
 }
 
-/// Seqs as ranges, in order, apart from one another.
-type Ranges = Vec<(i64, i64)>;
-
 /// Looks at all of it.
 pub fn verify(place: &Place, now_us: i64) -> Result<Proof, Error> {
     let mut proof = Proof::default();
     let manifest = chain(place, &mut proof)?;
     proof.head = manifest.head;
     strangers(place, &manifest, now_us, &mut proof)?;
-    let mut seqs: BTreeMap<StreamPlace, Vec<i64>> = BTreeMap::new();
-    for file in manifest.files.values() {
-        rows(place, file, &mut proof, &mut seqs)?;
+    let mut files: Vec<&File> = manifest.files.values().collect();
+    // All of an hour at once: then hardly a seq of it is missing.
+    files.sort_by_key(|file| file.hour_us);
+    let mut seqs: BTreeMap<StreamPlace, Found> = BTreeMap::new();
+    for hour in files.chunk_by(|a, b| a.hour_us == b.hour_us) {
+        for file in hour {
+            rows(place, file, &mut proof, &mut seqs)?;
+        }
+        seqs.values_mut().for_each(Found::settle);
     }
     whole(&manifest, seqs, &mut proof);
     summed(&manifest, &mut proof);
@@ -154,10 +162,10 @@ fn strangers(place: &Place, manifest: &Manifest, now_us: i64, proof: &mut Proof)
 }
 
 /// One file, and where it is not as it was written its rows.
-fn rows(place: &Place, file: &File, to: &mut Proof, seqs: &mut BTreeMap<StreamPlace, Vec<i64>>) -> Result<(), Error> {
+fn rows(place: &Place, file: &File, to: &mut Proof, seqs: &mut BTreeMap<StreamPlace, Found>) -> Result<(), Error> {
     let path = &file.path;
     to.files += 1;
-    let Some(bytes) = place.read(path)? else {
+    let Some(mut object) = place.object(path)? else {
         let whose: Vec<String> = file
             .streams
             .iter()
@@ -168,33 +176,62 @@ fn rows(place: &Place, file: &File, to: &mut Proof, seqs: &mut BTreeMap<StreamPl
         to.wrong.push(format!("{path} was deleted: {} rows are gone ({})", file.rows, whose.join("; ")));
         return Ok(());
     };
-    let is_altered = Hash::of(&bytes) != file.blake3;
-    let found = match file::decode(path, bytes) {
+    let hash = object.blake3().map_err(|source| Error::Io { operation: "read", path: path.into(), source })?;
+    let is_altered = hash != file.blake3;
+    let found = match Rows::read(file, object, is_altered) {
         Ok(found) => found,
         Err(error) => {
-            to.wrong.push(format!("{path} was altered and cannot be read: {error}; its {} rows are gone", file.rows));
+            let is = if is_altered { "was altered and" } else { "is as it was written and" };
+            to.wrong.push(format!("{path} {is} cannot be read: {error}; its {} rows are gone", file.rows));
             return Ok(());
         }
     };
-    to.rows += found.num_rows() as i64;
-    let positions = match file::positions_of(file.table, &found) {
-        Ok(positions) => positions,
-        Err(error) => {
-            to.wrong.push(format!("{path} was altered: {error}"));
-            return Ok(());
+    to.rows += found.count;
+    for (of, found) in &found.positions {
+        seqs.entry(of.clone()).or_default().add(found);
+    }
+    to.sums = std::array::from_fn(|column| to.sums[column] + found.sums[column]);
+    if is_altered {
+        to.wrong.push(format!("{path} was altered: its BLAKE3 is not the manifest's"));
+        altered(place, file, &found, to)?;
+    }
+    Ok(())
+}
+
+/// What the rows of a file come to.
+#[derive(Default)]
+struct Rows {
+    count: i64,
+    sums: [i64; COLUMNS],
+    positions: BTreeMap<StreamPlace, Vec<i64>>,
+    /// Of each, where they are asked for.
+    hashes: Vec<u32>,
+}
+
+impl Rows {
+    fn read(file: &File, object: Object, is_hashed: bool) -> Result<Self, Error> {
+        let mut all = Self::default();
+        for rows in Batches::of(&file.path, object, PAGE_ROWS)? {
+            let rows = rows?;
+            all.count += rows.num_rows() as i64;
+            let sums = file::sums_of(file.table, &rows)?;
+            all.sums = std::array::from_fn(|column| all.sums[column] + sums[column]);
+            for (place, seqs) in file::positions_of(file.table, &rows)? {
+                all.positions.entry(place).or_default().extend(seqs);
+            }
+            if is_hashed {
+                all.hashes.extend(proof::row_hashes(&rows));
+            }
         }
-    };
-    for (of, found) in &positions {
-        seqs.entry(of.clone()).or_default().extend(found);
+        Ok(all)
     }
-    let sums = file::sums_of(file.table, &found)?;
-    to.sums = std::array::from_fn(|column| to.sums[column] + sums[column]);
-    if !is_altered {
-        return Ok(());
-    }
-    to.wrong.push(format!("{path} was altered: its BLAKE3 is not the manifest's"));
-    for column in (0..COLUMNS).filter(|column| sums[*column] != file.sums[*column]) {
-        let difference = sums[column] - file.sums[column];
+}
+
+/// Which rows of a file are not as they were written.
+fn altered(place: &Place, file: &File, found: &Rows, to: &mut Proof) -> Result<(), Error> {
+    let path = &file.path;
+    for column in (0..COLUMNS).filter(|column| found.sums[*column] != file.sums[*column]) {
+        let difference = found.sums[column] - file.sums[column];
         to.wrong.push(format!("{path}: the sum of {} differs by {difference}", SUM_COLUMNS[column]));
     }
     let known = place.read(&proof::path(path))?.filter(|proof| Hash::of(proof) == file.proof);
@@ -205,16 +242,22 @@ fn rows(place: &Place, file: &File, to: &mut Proof, seqs: &mut BTreeMap<StreamPl
         ));
         return Ok(());
     };
-    match proof::altered(&known, &proof::row_hashes(&found)) {
-        None => to.wrong.push(format!("{path}: it has {} rows, and had {}", found.num_rows(), file.rows)),
-        Some(altered) => {
-            for row in altered.iter().take(NAMED_MAX) {
-                to.wrong.push(format!("{path}: row {row} was altered ({})", shown(file.table, &found, *row)?));
-            }
-            if altered.len() > NAMED_MAX {
-                to.wrong.push(format!("{path}: {} rows were altered", altered.len()));
-            }
+    let Some(altered) = proof::altered(&known, &found.hashes) else {
+        to.wrong.push(format!("{path}: it has {} rows, and had {}", found.count, file.rows));
+        return Ok(());
+    };
+    let Some(object) = place.object(path)? else { return Ok(()) };
+    let mut named = altered.iter().copied().take(NAMED_MAX).peekable();
+    let mut first = 0;
+    for rows in Batches::of(path, object, PAGE_ROWS)? {
+        let rows = rows?;
+        while let Some(row) = named.next_if(|row| (first..first + rows.num_rows()).contains(row)) {
+            to.wrong.push(format!("{path}: row {row} was altered ({})", shown(file.table, &rows, row - first)?));
         }
+        first += rows.num_rows();
+    }
+    if altered.len() > NAMED_MAX {
+        to.wrong.push(format!("{path}: {} rows were altered", altered.len()));
     }
     Ok(())
 }
@@ -237,33 +280,30 @@ fn named(place: &StreamPlace) -> String {
 }
 
 /// Each seq of each stream is in one row, or in a gap, or too old.
-fn whole(manifest: &Manifest, mut seqs: BTreeMap<StreamPlace, Vec<i64>>, to: &mut Proof) {
+fn whole(manifest: &Manifest, mut seqs: BTreeMap<StreamPlace, Found>, to: &mut Proof) {
     for stream in &manifest.streams {
-        let mut found = seqs.remove(&stream.place).unwrap_or_default();
-        found.sort_unstable();
+        let (found, doubled) = seqs.remove(&stream.place).unwrap_or_default().finish();
         let name = named(&stream.place);
-        let doubled: Vec<i64> = found.windows(2).filter(|two| two[0] == two[1]).map(|two| two[0]).collect();
-        told(&mut to.wrong, &doubled, |seq| format!("{name}: seq {seq} is in two rows"));
-        found.dedup();
-        let strange: Vec<i64> = found.iter().copied().filter(|seq| !is_due(stream, &manifest.gaps, *seq)).collect();
-        told(&mut to.wrong, &strange, |seq| {
+        told(&mut to.wrong, doubled.into_iter(), |seq| format!("{name}: seq {seq} is in two rows"));
+        let mut gaps: Vec<Range> = manifest
+            .gaps
+            .iter()
+            .filter(|gap| gap.place == stream.place)
+            .map(|gap| (gap.first_seq, gap.next_seq))
+            .collect();
+        gaps.sort_unstable();
+        let due = ranges::minus(&[(0, stream.next_seq)], &gaps);
+        let strange = ranges::minus(&found, &due);
+        told(&mut to.wrong, ranges::seqs(&strange), |seq| {
             format!("{name}: a row says seq {seq}, which was never archived: it was added")
         });
-        found.retain(|seq| is_due(stream, &manifest.gaps, *seq));
-        let expired: Ranges = manifest
+        let expired: Vec<&manifest::Rows> = manifest
             .expired
             .iter()
             .flat_map(|gone| gone.streams.iter().filter(|rows| rows.place == stream.place))
-            .map(|rows| (rows.first_seq, rows.next_seq))
             .collect();
-        let expired_rows: i64 = manifest
-            .expired
-            .iter()
-            .flat_map(|gone| gone.streams.iter().filter(|rows| rows.place == stream.place))
-            .map(|rows| rows.rows)
-            .sum();
-        let lacking = stream.records - expired_rows - found.len() as i64;
-        let absent = absent(stream, &manifest.gaps, &found);
+        let expired_rows: i64 = expired.iter().map(|rows| rows.rows).sum();
+        let lacking = stream.records - expired_rows - (ranges::count(&found) - ranges::count(&strange));
         if lacking == 0 {
             continue;
         }
@@ -271,53 +311,28 @@ fn whole(manifest: &Manifest, mut seqs: BTreeMap<StreamPlace, Vec<i64>>, to: &mu
             to.wrong.push(format!("{name}: {} rows more than there can be", -lacking));
         }
         // Where rows have grown too old, a seq that is not there may rightly be gone.
-        let certain: Ranges = absent
-            .iter()
-            .copied()
-            .filter(|(first, next)| !expired.iter().any(|(f, n)| first < n && f < next))
-            .collect();
+        let is_certain =
+            |(first, next): &Range| !expired.iter().any(|gone| *first < gone.next_seq && gone.first_seq < *next);
         to.wrong.push(format!("{name}: {lacking} records are gone that were archived"));
-        told(&mut to.wrong, &certain, |(first, next)| format!("{name}: seqs {first} to {} are gone", next - 1));
+        let absent = ranges::minus(&due, &found);
+        told(&mut to.wrong, absent.into_iter().filter(is_certain), |(first, next)| {
+            format!("{name}: seqs {first} to {} are gone", next - 1)
+        });
     }
     for (place, found) in seqs {
-        to.wrong.push(format!(
-            "{}: {} rows of a stream of which nothing was archived: they were added",
-            named(&place),
-            found.len()
-        ));
+        let rows = ranges::count(&found.finish().0);
+        to.wrong
+            .push(format!("{}: {rows} rows of a stream of which nothing was archived: they were added", named(&place)));
     }
 }
 
-fn told<T: Copy>(wrong: &mut Vec<String>, found: &[T], say: impl Fn(T) -> String) {
-    wrong.extend(found.iter().take(NAMED_MAX).map(|one| say(*one)));
-    if found.len() > NAMED_MAX {
-        wrong.push(format!("and {} more like the last", found.len() - NAMED_MAX));
+/// Says the first of them, and how many there are.
+fn told<T>(wrong: &mut Vec<String>, mut found: impl Iterator<Item = T>, say: impl Fn(T) -> String) {
+    wrong.extend(found.by_ref().take(NAMED_MAX).map(say));
+    let more = found.count();
+    if more > 0 {
+        wrong.push(format!("and {more} more like the last"));
     }
-}
-
-/// Whether a stream has brought this seq.
-fn is_due(stream: &StreamRow, gaps: &[Gap], seq: i64) -> bool {
-    let is_missing = |gap: &Gap| gap.place == stream.place && (gap.first_seq..gap.next_seq).contains(&seq);
-    (0..stream.next_seq).contains(&seq) && !gaps.iter().any(is_missing)
-}
-
-/// What it has brought and no row has.
-fn absent(stream: &StreamRow, gaps: &[Gap], found: &[i64]) -> Ranges {
-    let mut absent: Ranges = Vec::new();
-    let mut due = 0;
-    for seq in found.iter().copied().chain([stream.next_seq]) {
-        if seq > due {
-            absent.push((due, seq));
-        }
-        due = seq + 1;
-    }
-    for gap in gaps.iter().filter(|gap| gap.place == stream.place) {
-        let cut = |(first, next): (i64, i64)| {
-            [(first, next.min(gap.first_seq)), (first.max(gap.next_seq), next)].into_iter().filter(|(f, n)| f < n)
-        };
-        absent = absent.into_iter().flat_map(cut).collect();
-    }
-    absent
 }
 
 /// Σ of the files against what was ever taken.

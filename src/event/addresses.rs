@@ -40,4 +40,10 @@ impl AddressForm {
             Self::None => "none",
         }
     }
+
+    /// The one that is printed so; none: of a later release.
+    pub fn of_name(name: &str) -> Option<Self> {
+        let all = [Self::Full, Self::Truncated, Self::Pseudonym, Self::Encrypted, Self::None];
+        all.into_iter().find(|form| form.name() == name)
+    }
 }

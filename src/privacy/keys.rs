@@ -76,6 +76,25 @@ impl Keys {
         self.directory.join(format!("{epoch}.key"))
     }
 
+    /// All that there still are, in no order.
+    pub fn kept(directory: &Path) -> Result<Vec<Key>, Error> {
+        let kept = |source| Error::Keep { path: directory.to_owned(), source };
+        let entries = match std::fs::read_dir(directory) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(kept(error)),
+        };
+        let mut keys = Vec::new();
+        for entry in entries {
+            let entry = entry.map_err(kept)?;
+            let name = entry.file_name();
+            let epoch = name.to_str().and_then(|name| name.strip_suffix(".key")).and_then(|epoch| epoch.parse().ok());
+            let Some(epoch) = epoch else { continue };
+            keys.push(Key { epoch, bytes: read(&entry.path())? });
+        }
+        Ok(keys)
+    }
+
     fn read_or_make(&self, epoch: i64) -> Result<Key, Error> {
         let path = self.path(epoch);
         if !path.exists() {

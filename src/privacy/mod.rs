@@ -139,7 +139,7 @@ pub fn cipher(key: &Path) -> Result<Ipcrypt, Error> {
 }
 
 /// /24 of IPv4, /48 of IPv6.
-fn truncated(address: IpAddr) -> IpAddr {
+pub fn truncated(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(v4) => Ipv4Addr::from(u32::from(v4) & !0xff).into(),
         IpAddr::V6(v6) => Ipv6Addr::from(u128::from(v6) >> 80 << 80).into(),

@@ -135,20 +135,23 @@ impl Group {
     /// Goes on where `position` says, in all partitions that are ours.
     pub fn rewind(&mut self, position: impl Fn(i32) -> Option<i64>) -> Result<(), Error> {
         let ours = self.consumer.context().ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        for partition in ours {
-            let offset = position(partition).map_or(Offset::Beginning, Offset::Offset);
-            self.seek(partition, offset)?;
-        }
-        Ok(())
+        let positions = ours.iter().filter_map(|partition| Some((*partition, position(*partition)?))).collect();
+        self.begin_at(&ours, &positions)
     }
 
-    fn seek(&self, partition: i32, offset: Offset) -> Result<(), Error> {
-        self.consumer.seek(&self.topic, partition, offset, ASK_MAX).map_err(|source| Error::Kafka {
-            operation: "go back in",
-            topic: self.topic.clone(),
-            servers: self.servers.clone(),
-            source: Box::new(source),
-        })
+    /// Reads these anew from there. No seek: a partition whose position is gone is not read any more, and librdkafka seeks in none such.
+    fn begin_at(&self, partitions: &[i32], positions: &HashMap<i32, i64>) -> Result<(), Error> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let list = placed(&self.topic, partitions, positions);
+        let begun = self.consumer.incremental_unassign(&list).and_then(|()| self.consumer.incremental_assign(&list));
+        begun.map_err(self.failed("go back in"))
+    }
+
+    fn failed(&self, operation: &'static str) -> impl FnOnce(KafkaError) -> Error {
+        let (topic, servers) = (self.topic.clone(), self.servers.clone());
+        move |source| Error::Kafka { operation, topic, servers, source: Box::new(source) }
     }
 
     /// The next message; waits at most this long.
@@ -170,7 +173,9 @@ impl Group {
         let ours = self.consumer.context().ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let positions = (self.consumer.context().positions)().unwrap_or_default();
         for partition in ours {
-            let Ok((low, high)) = self.consumer.fetch_watermarks(&self.topic, partition, ASK_MAX) else { continue };
+            // An error: everything is begun again, and finds the same.
+            let watermarks = self.consumer.fetch_watermarks(&self.topic, partition, ASK_MAX);
+            let (low, high) = watermarks.map_err(self.failed("find the oldest message of"))?;
             let Some(position) = positions.get(&partition).copied() else { continue };
             if position < low || position > high {
                 error!(
@@ -181,7 +186,7 @@ impl Group {
                     high,
                     "messages were deleted before they were read: what is missing shows as gaps"
                 );
-                self.seek(partition, Offset::Offset(low))?;
+                self.begin_at(&[partition], &HashMap::from([(partition, low)]))?;
             }
         }
         Ok(())

@@ -27,6 +27,7 @@ FAMILIES = {
     "kafka_consumers": 240,
     "clickhouse": 240,
     "archive_readers": 240,
+    "archive_s3": 240,
     "h2_conformance": 90,
     "edges": 60,
     "smuggling": 120,

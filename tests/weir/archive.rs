@@ -5,10 +5,12 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use crate::kafka::Load;
+use crate::kafka::{Load, stop};
+use crate::rig::kafka::{Kafka, is_real, turn};
 use crate::rig::origin::Origin;
 use crate::rig::process::{Config, House, Process, WEIR, Weir};
 use crate::rig::records::Records;
+use crate::rig::{Dice, until};
 
 fn weir(house: &House, arguments: &[&str]) -> Output {
     Command::new(WEIR).args(arguments).arg("--config").arg(house.file()).output().unwrap()
@@ -106,6 +108,134 @@ fn an_archiver_killed_again_and_again_archives_everything_once_and_as_the_ledger
     let verified = weir(house, &["archive", "verify"]);
     assert_eq!(verified.status.code(), Some(1));
     assert!(String::from_utf8_lossy(&verified.stdout).contains("was altered"));
+}
+
+/// Kills an archiver, after this many milliseconds.
+fn kill_after(archiver: &mut Process, ms: u64) {
+    std::thread::sleep(Duration::from_millis(ms));
+    archiver.child.kill().unwrap();
+    archiver.child.wait().unwrap();
+}
+
+/// How many rows there are, and how many records are known not to have come.
+fn rows_and_missing(house: &House) -> (i64, i64) {
+    let status = json(house, &["archive", "status", "--json"]);
+    let rows = status["tables"].as_array().unwrap().iter().map(|table| table["rows"].as_i64().unwrap()).sum();
+    let missing = |hole: &Value| hole["next_seq"].as_i64().unwrap_or(0) - hole["first_seq"].as_i64().unwrap_or(0);
+    (rows, status["holes"].as_array().unwrap().iter().map(missing).sum())
+}
+
+/// A sidecar that writes to this topic, with a ledger and an archive that read it.
+fn of_topic(kafka: &Kafka, topic: &str, origin: &Origin) -> Weir {
+    let mut config = configured(origin).workers(3);
+    config.sink = kafka.sink(topic, "batch_records_max = 20");
+    config.listeners += &format!("group = \"{topic}-archive\"\n[ledger]\ngroup = \"{topic}-ledger\"\n");
+    Weir::start(&config)
+}
+
+#[test]
+fn from_a_topic_archivers_of_a_group_killed_at_random_archive_everything_once_and_as_the_ledger_has_it() {
+    let kafka = Kafka::shared();
+    let _turn = turn();
+    let origin = Origin::http();
+    let sidecar = of_topic(kafka, "archive", &origin);
+    let house = &sidecar.house;
+    let load = Load::start(sidecar.address("web"), 4, Duration::from_millis(4));
+    let mut dice = Dice::new(11);
+    let mut ledger = Command::new(WEIR);
+    ledger.args(["ledger", "--config"]).arg(house.file());
+    let ledger = Process::spawn(ledger);
+    // One of two is killed each time; now and then one that has just begun.
+    let mut first = archiver(house);
+    first.await_line("partitions come");
+    for _ in 0..5 {
+        let mut second = archiver(house);
+        kill_after(&mut first, 300 + dice.below(2500) as u64);
+        std::mem::swap(&mut first, &mut second);
+    }
+    load.end();
+    stop(sidecar.process);
+    let last = archiver(house);
+    last.await_line("partitions come");
+    let reading = kafka.read("archive");
+    reading.assert_whole();
+    let records = reading.records.0.len() as i64;
+    until("the archivers to have read everything", || (rows_and_missing(house).0 == records).then_some(()));
+    until("the ledger to have read everything", || {
+        let proof = json(house, &["archive", "verify", "--json"]);
+        let is_behind = |note: &Value| note.as_str().unwrap().contains("the ledger");
+        (!proof["notes"].as_array().unwrap().iter().any(is_behind)).then_some(())
+    });
+    drop((first, last, ledger));
+    assert!(records > 300, "{records}");
+    assert_is(house, &reading.records);
+    let status = json(house, &["archive", "status", "--json"]);
+    assert_eq!((&status["complete_until"], &status["holes"]), (&Value::Null, &serde_json::json!([])), "{status}");
+    assert!(weir(house, &["archive", "compact"]).status.success());
+    assert_is(house, &reading.records);
+}
+
+#[test]
+fn what_a_topic_has_deleted_before_it_was_archived_is_a_stated_hole() {
+    if !is_real() {
+        eprintln!("skipped: the mock cluster deletes nothing");
+        return;
+    }
+    let kafka = Kafka::shared();
+    let _turn = turn();
+    let origin = Origin::http();
+    let sidecar = of_topic(kafka, "overrun", &origin);
+    let house = &sidecar.house;
+    let load = Load::start(sidecar.address("web"), 4, Duration::from_millis(4));
+    let mut early = archiver(house);
+    until("the archiver to have begun", || (rows_and_missing(house).0 > 50).then_some(()));
+    kill_after(&mut early, 100);
+    std::thread::sleep(Duration::from_secs(1));
+    load.end();
+    stop(sidecar.process);
+    let reading = kafka.read("overrun");
+    reading.assert_whole();
+    kafka.delete_but("overrun", 3, 2);
+    let late = archiver(house);
+    late.await_line("messages were deleted before they were read");
+    let records = reading.records.0.len() as i64;
+    until("all to be there, or known to be missing", || {
+        let (rows, missing) = rows_and_missing(house);
+        (rows + missing == records && missing > 0).then_some(())
+    });
+    drop(late);
+    let proof = json(house, &["archive", "verify", "--json"]);
+    assert_eq!(proof["wrong"], serde_json::json!([]), "{proof}");
+}
+
+/// Without a sink the journal keeps what it has room for, whoever has read it. An archiver that was away for longer states what it missed,
+/// and the sidecar has gone on.
+#[test]
+fn what_the_journal_had_no_room_for_is_a_stated_hole() {
+    let origin = Origin::http();
+    let mut config = configured(&origin).workers(1);
+    config.journal =
+        "segment_bytes = 65536\njournal_bytes_max = 262144\nslots_max = 1024\nsync_interval_ms = 5\n".to_owned();
+    let sidecar = Weir::start(&config);
+    let house = &sidecar.house;
+    let mut early = archiver(house);
+    let load = Load::start(sidecar.address("web"), 4, Duration::from_millis(1));
+    until("the archiver to have begun", || (rows_and_missing(house).0 > 50).then_some(()));
+    kill_after(&mut early, 0);
+    let archived = rows_and_missing(house).0;
+    until("records to go that were not archived", || {
+        let first = house.records().0.iter().map(|record| record.number("seq")).min();
+        (first > Some(archived + 100)).then_some(())
+    });
+    assert!(!load.end().is_empty());
+    sidecar.process.stop();
+    assert!(weir(house, &["archive", "run", "--once"]).status.success());
+    let next_seq = house.records().0.iter().map(|record| record.number("seq")).max().unwrap() + 1;
+    let (rows, missing) = rows_and_missing(house);
+    assert_eq!(rows + missing, next_seq);
+    assert!(missing >= 100, "{missing}");
+    let proof = json(house, &["archive", "verify", "--json"]);
+    assert_eq!(proof["wrong"], serde_json::json!([]), "{proof}");
 }
 
 fn done_head(house: &House) -> String {

@@ -5,12 +5,14 @@ use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError, mpsc};
+use std::time::Duration;
 
-use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::mocking::MockCluster;
 use rdkafka::producer::DefaultProducerContext;
+use rdkafka::{ClientConfig, Offset, TopicPartitionList};
 
 use super::process::WEIR;
 use super::records::{Record, Records};
@@ -207,6 +209,17 @@ impl Kafka {
         results.into_iter().for_each(|result| {
             result.unwrap();
         });
+    }
+
+    /// Deletes all messages but the newest of each partition, as retention does; real ones only.
+    pub fn delete_but(&self, topic: &str, partitions: i32, kept: i64) {
+        let consumer: BaseConsumer = ClientConfig::new().set("bootstrap.servers", &self.servers).create().unwrap();
+        let mut list = TopicPartitionList::new();
+        for partition in 0..partitions {
+            let (low, high) = consumer.fetch_watermarks(topic, partition, Duration::from_secs(10)).unwrap();
+            list.add_partition_offset(topic, partition, Offset::Offset((high - kept).max(low))).unwrap();
+        }
+        block_on(self.admin().delete_records(&list, &AdminOptions::new())).unwrap();
     }
 
     /// What `weir events --kafka` says of a topic.
