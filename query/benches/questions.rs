@@ -56,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     let one = population.session_in_the_middle();
     let id = hex(one.iter().find(|record| !record.request_id.is_empty()).context("no request")?.request_id.as_ref());
     for (name, sql) in [
-        ("bytes by account and day", "SELECT account, date_trunc('day', at) AS day, sum(sent_wire_bytes) AS sent FROM requests GROUP BY account, date_trunc('day', at)".to_owned()),
+        ("bytes by account and day", "SELECT account, CAST(at AS DATE) AS day, sum(sent_wire_bytes) AS sent FROM requests GROUP BY account, CAST(at AS DATE)".to_owned()),
         ("sessions of an account from some countries", "SELECT * FROM sessions WHERE account = 'account-3' AND country IN ('FR', 'IN', 'BR')".to_owned()),
         ("distinct addresses by account", "SELECT account, count(DISTINCT client_ip) AS addresses FROM sessions GROUP BY account".to_owned()),
         ("one request by id", format!("SELECT * FROM requests WHERE request_id = x'{id}'")),
