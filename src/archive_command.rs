@@ -7,6 +7,8 @@
 //!
 //! Several may run at once: what one has committed the others do not commit again.
 
+use std::io::Write;
+
 use anyhow::{Context, bail};
 use serde_json::json;
 
@@ -29,6 +31,7 @@ pub fn run(args: &ArchiveArgs) -> anyhow::Result<()> {
     match &args.command {
         ArchiveCommand::Run { place, once } => write(place, *once),
         ArchiveCommand::Status { place, from, to, json } => status(place, (from, to), *json),
+        ArchiveCommand::Files { place } => files(place),
         ArchiveCommand::Verify { place, head, json } => prove(place, head.as_deref(), *json),
         ArchiveCommand::Compact { place, json } => compact(place, *json),
         ArchiveCommand::Hold { command: HoldCommand::Add { name, account, from, to, by } } => {
@@ -155,6 +158,16 @@ fn status(place: &LedgerPlace, (from, to): (&Option<String>, &Option<String>), i
     } else {
         bail!("{} holes between {} and {}", holes.len(), utc_text(from_us), utc_text(to_us))
     }
+}
+
+/// For engines that read the Parquet itself: what is in a folder is more than what is the archive.
+fn files(place: &LedgerPlace) -> anyhow::Result<()> {
+    let (_, _, place) = opened(place)?;
+    let mut out = std::io::stdout().lock();
+    for path in Manifest::read(&place)?.files.keys() {
+        writeln!(out, "{path}")?;
+    }
+    Ok(())
 }
 
 fn counted(number: i64) -> String {

@@ -802,6 +802,12 @@ pub enum ArchiveCommand {
         #[arg(long)]
         json: bool,
     },
+    /// Name the files that are the archive, one a line, from its root; others beside them are replaced ones or leftovers of a crash
+    Files {
+        /// Which.
+        #[command(flatten)]
+        place: LedgerPlace,
+    },
     /// Prove that every file, row and sum is as it was written; exit code 1 if something was deleted, altered or added
     Verify {
         /// Which.

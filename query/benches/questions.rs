@@ -5,8 +5,8 @@
 //! ```
 //!
 //! The archive stays, so that other engines can be asked about the same files (`beside.py`, in the same run). It prints a JSON object a
-//! line: how the archive was made, then each question with the times of each of its runs. The first run finds files cold only if the
-//! system's cache is.
+//! line: how fast the archive was made and how large it became, then each question with the times of each of its runs. The first run
+//! finds files cold only if the system's cache is.
 
 #![allow(clippy::unwrap_used)]
 
@@ -18,9 +18,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use population::Population;
+use rustix::time::{ClockId, clock_gettime};
 use serde_json::json;
-use weir::archive::Archiver;
-use weir::clock::{DAY_US, utc_text};
+use weir::archive::{Archiver, Table};
+use weir::clock::DAY_US;
 use weir::config::{Archive as Settings, ArchiveAddresses, ArchivePlace};
 use weir::ids::hex;
 use weir::rollup::{Feed, FilesFeed, Options};
@@ -29,9 +30,15 @@ use weir_query::engine::{Engine, Limits};
 use weir_query::question::Parameters;
 use weir_query::scope::Scope;
 
+/// The program's own.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// Six records make a session: its open, four requests, its close.
 const RECORDS_OF_SESSION: u64 = 6;
 const ACCOUNTS: u64 = 10_000;
+/// Records that are generated at a time.
+const PORTION: usize = 2_000_000;
 const RUNS: usize = 5;
 const LIMITS: Limits = Limits { memory_bytes_max: 2 << 30, spill_bytes_max: 0, rows_max: 10_000_000 };
 
@@ -49,7 +56,7 @@ fn main() -> anyhow::Result<()> {
     let one = population.session_in_the_middle();
     let id = hex(one.iter().find(|record| !record.request_id.is_empty()).context("no request")?.request_id.as_ref());
     for (name, sql) in [
-        ("bytes by account and day", "SELECT account, date_trunc('day', at) AS day, sum(sent_wire_bytes) AS sent FROM requests GROUP BY account, date_trunc('day', at)".to_owned()),
+        ("bytes by account and day", "SELECT account, CAST(at AS DATE) AS day, sum(sent_wire_bytes) AS sent FROM requests GROUP BY account, CAST(at AS DATE)".to_owned()),
         ("sessions of an account from some countries", "SELECT * FROM sessions WHERE account = 'account-3' AND country IN ('FR', 'IN', 'BR')".to_owned()),
         ("distinct addresses by account", "SELECT account, count(DISTINCT client_ip) AS addresses FROM sessions GROUP BY account".to_owned()),
         ("one request by id", format!("SELECT * FROM requests WHERE request_id = x'{id}'")),
@@ -75,11 +82,10 @@ async fn ask(directory: &Path, sql: &str) -> anyhow::Result<(u64, u64)> {
     Ok((answer.rows(), answer.looked.files))
 }
 
+/// A portion is generated, archived and removed before the next, so that the disk holds hardly more than the archive.
 fn make(population: Population, directory: &Path) -> anyhow::Result<()> {
     let sink = directory.with_extension("sink");
     std::fs::create_dir_all(&sink)?;
-    let file = std::fs::File::create(sink.join("usage-3-0-000000000000.binpb"))?;
-    let records = population.write(std::io::BufWriter::new(file))?;
     let settings = Settings {
         place: ArchivePlace::Directory(directory.to_owned()),
         addresses: ArchiveAddresses::Plain,
@@ -92,20 +98,67 @@ fn make(population: Population, directory: &Path) -> anyhow::Result<()> {
         keep_sessions_days: 0,
         keep_nodes_days: 0,
     };
-    let begun = Instant::now();
     let options = || Options { keys: Vec::new(), hosts_max: 0 };
     let mut archiver = Archiver::new(settings.clone(), Feed::Files(FilesFeed::new(&sink)), options)?;
-    while !archiver.step(true)?.is_idle {}
-    let archived_s = begun.elapsed().as_secs_f64();
-    // Small files of a commit become large ones, as they do in an archive that is kept up.
-    weir::archive::keep(archiver.place(), &settings, population::START_US + 60 * DAY_US)?;
+    let mut records = population.records().peekable();
+    let (mut next_seq, mut archiving, mut joining) = (0, Cost::default(), Cost::default());
+    while records.peek().is_some() {
+        let path = sink.join(format!("usage-3-0-{next_seq:012}.binpb"));
+        let portion = records.by_ref().take(PORTION);
+        next_seq = population::write(portion, next_seq, std::io::BufWriter::new(std::fs::File::create(&path)?))?;
+        archiving.of(|| -> anyhow::Result<()> {
+            while !archiver.step(true)?.is_idle {}
+            Ok(())
+        })?;
+        std::fs::remove_file(path)?;
+        eprintln!("{next_seq} records");
+    }
     std::fs::remove_dir_all(&sink)?;
+    // Small files of a commit become large ones, as they do in an archive that is kept up; a day later they are swept.
+    for days in [60, 61] {
+        joining.of(|| weir::archive::keep(archiver.place(), &settings, population::START_US + days * DAY_US))?;
+    }
+    for (what, cost) in [("archived", archiving), ("joined", joining)] {
+        let rate = |of: Duration| (next_seq as f64 / of.as_secs_f64()) as u64;
+        println!(
+            "{}",
+            json!({ "step": what, "records": next_seq, "records_per_s": rate(cost.wall), "records_per_cpu_s": rate(cost.cpu) })
+        );
+    }
     let archive = Archive::open(&settings.place)?;
-    let files = archive.manifest.files.values();
-    let bytes: i64 = files.clone().map(|file| file.file_bytes).sum();
-    println!(
-        "{}",
-        json!({ "records": records, "archived_s": archived_s, "files": files.count(), "bytes": bytes, "from": utc_text(population::START_US) })
-    );
+    for table in Table::ALL {
+        let files: Vec<_> = archive.manifest.files.values().filter(|file| file.table == table).collect();
+        let (rows, bytes): (i64, i64) =
+            files.iter().fold((0, 0), |sum, file| (sum.0 + file.rows, sum.1 + file.file_bytes));
+        if rows > 0 {
+            let bytes_per_row = bytes as f64 / rows as f64;
+            println!(
+                "{}",
+                json!({ "table": table.name(), "files": files.len(), "rows": rows, "bytes": bytes, "bytes_per_row": bytes_per_row })
+            );
+        }
+    }
     Ok(())
+}
+
+/// Time that passed, and that of all this process's threads on a CPU.
+#[derive(Default)]
+struct Cost {
+    wall: Duration,
+    cpu: Duration,
+}
+
+impl Cost {
+    fn of<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let (begun, cpu) = (Instant::now(), cpu_time());
+        let done = work();
+        self.wall += begun.elapsed();
+        self.cpu += cpu_time() - cpu;
+        done
+    }
+}
+
+fn cpu_time() -> Duration {
+    let spent = clock_gettime(ClockId::ProcessCPUTime);
+    Duration::new(spent.tv_sec as u64, spent.tv_nsec as u32)
 }

@@ -7,15 +7,19 @@
 //! An entry is on disk before the first row is shown (`begun`); its end is another (`ended`), which names it. A question without an
 //! end was cut off by a kill. Writers take the file's lock, so several processes may write. A line that a crash cut short stays,
 //! belongs to the chain, and is named; the question it was for was never answered.
+//!
+//! No address is in it: `hidden.rs` says what stands in its place. The key of that is in the file `<log>.key`, made with the log.
 
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 use weir::clock::{Clock, utc_text};
 use weir::ids::hex;
+
+use crate::hidden::Key;
 
 /// The longest line: a question, its parameters and the rest.
 const LINE_BYTES_MAX: u64 = 1 << 20;
@@ -36,6 +40,9 @@ pub enum Error {
     /// Its end.
     #[error("the access log {} ends with a line of more than {LINE_BYTES_MAX} bytes: it is not one of ours", .0.display())]
     NotOurs(PathBuf),
+    /// The key of marks.
+    #[error("{} is no key of an access log: bring back the one that was there, or remove it, and marks begin anew", .0.display())]
+    Key(PathBuf),
     /// An entry.
     #[error("an entry of the access log cannot be written as JSON")]
     Json(#[from] serde_json::Error),
@@ -54,7 +61,7 @@ pub struct Asked {
     pub what: String,
     /// The statement; empty for reports.
     pub sql: String,
-    /// Parameters by name.
+    /// Parameters by name; addresses in them, as in `sql` and `purpose`, as their marks.
     pub parameters: std::collections::BTreeMap<String, String>,
     /// Of which time, RFC 3339; empty where it was not said.
     pub from: String,
@@ -123,7 +130,7 @@ pub struct Log {
     pub head: String,
 }
 
-/// Appends an entry, and has it on disk when it returns.
+/// Appends an entry, without addresses, and has it on disk when it returns.
 pub fn append(path: &Path, what: What) -> Result<Receipt, Error> {
     let failed = |operation| move |source| Error::File { operation, path: path.to_owned(), source };
     if let Some(directory) = path.parent() {
@@ -133,6 +140,10 @@ pub fn append(path: &Path, what: What) -> Result<Receipt, Error> {
     let mut options = OpenOptions::new();
     let mut file = options.read(true).append(true).create(true).mode(0o600).open(path).map_err(failed("open"))?;
     file.lock().map_err(failed("lock"))?;
+    let what = match what {
+        What::Begun(asked) => What::Begun(hidden(asked, &key(path)?)),
+        ended @ What::Ended(_) => ended,
+    };
     let last = last_line(&mut file, path)?;
     let previous = last.line.as_deref().map(digest).unwrap_or_default();
     let entry = Entry { seq: last.next, at: utc_text(Clock::anchored().now_us()), previous, what };
@@ -155,7 +166,7 @@ pub fn read(path: &Path) -> Result<Log, Error> {
     let failed = |source| Error::File { operation: "read", path: path.to_owned(), source };
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Log::default()),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Log::default()),
         Err(error) => return Err(failed(error)),
     };
     let (mut log, mut next, mut number) = (Log::default(), 0, 0_u64);
@@ -186,6 +197,46 @@ pub fn read(path: &Path) -> Result<Log, Error> {
             Err(_) => log.torn += 1,
         }
         log.head = digest(&line);
+    }
+}
+
+/// What stands in the log for an address; none: nothing was ever written.
+pub fn mark(path: &Path, address: std::net::IpAddr) -> Result<Option<String>, Error> {
+    let path = key_path(path);
+    Ok(kept_key(&path)?.map(|key| key.mark(address)))
+}
+
+fn hidden(asked: Asked, key: &Key) -> Asked {
+    let parameters = asked.parameters.iter().map(|(name, value)| (name.clone(), key.hide(value))).collect();
+    Asked { sql: key.hide(&asked.sql), purpose: key.hide(&asked.purpose), parameters, ..asked }
+}
+
+fn key_path(log: &Path) -> PathBuf {
+    log.with_added_extension("key")
+}
+
+/// The log's, made if there is none. Whoever calls has the log's lock.
+fn key(log: &Path) -> Result<Key, Error> {
+    let path = key_path(log);
+    if let Some(key) = kept_key(&path)? {
+        return Ok(key);
+    }
+    let failed = |source| Error::File { operation: "make the key of", path: log.to_owned(), source };
+    let key = Key::random().map_err(failed)?;
+    // Whole or not at all: a mark that nobody can make again says nothing.
+    let unfinished = path.with_added_extension("new");
+    let mut file = OpenOptions::new();
+    let file = file.write(true).create(true).truncate(true).mode(0o600).open(&unfinished);
+    let written = file.and_then(|mut file| file.write_all(key.bytes()).and_then(|()| file.sync_all()));
+    written.and_then(|()| std::fs::rename(&unfinished, &path)).map_err(failed)?;
+    Ok(key)
+}
+
+fn kept_key(path: &Path) -> Result<Option<Key>, Error> {
+    match std::fs::read(path) {
+        Ok(bytes) => Key::of(&bytes).map(Some).ok_or_else(|| Error::Key(path.to_owned())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(source) => Err(Error::File { operation: "read the key of", path: path.to_owned(), source }),
     }
 }
 
@@ -229,14 +280,14 @@ fn digest(line: &[u8]) -> String {
 mod tests {
     use super::*;
 
-    fn asked(sql: &str) -> What {
+    fn asked_of(sql: &str) -> What {
         What::Begun(Asked { who: "jo".into(), sql: sql.into(), ..Asked::default() })
     }
 
     fn log_of(directory: &Path, entries: usize) -> PathBuf {
         let path = directory.join("access.jsonl");
         for n in 0..entries {
-            assert_eq!(append(&path, asked(&format!("SELECT {n}"))).unwrap().seq, n as u64);
+            assert_eq!(append(&path, asked_of(&format!("SELECT {n}"))).unwrap().seq, n as u64);
         }
         path
     }
@@ -281,11 +332,28 @@ mod tests {
             let whole = std::fs::read(&path).unwrap();
             let second = whole.iter().position(|byte| *byte == b'\n').unwrap() + 1;
             std::fs::write(&path, &whole[..second + kept]).unwrap();
-            assert_eq!(append(&path, asked("SELECT 2")).unwrap().seq, 1);
+            assert_eq!(append(&path, asked_of("SELECT 2")).unwrap().seq, 1);
             let log = read(&path).unwrap();
             assert_eq!((log.entries.len(), log.torn, log.flaws.len()), (2, 1, 0), "{:?}", log.flaws);
             std::fs::remove_file(&path).unwrap();
         }
+    }
+
+    #[test]
+    fn no_address_is_in_it_and_its_mark_is_found() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("access.jsonl");
+        let address = "192.0.2.7".parse().unwrap();
+        assert_eq!(mark(&path, address).unwrap(), None);
+        let parameters = [("address".to_owned(), "192.0.2.7".to_owned())].into();
+        let asked = Asked { parameters, ..Asked::default() };
+        append(&path, What::Begun(asked)).unwrap();
+        append(&path, asked_of("192.0.2.7")).unwrap();
+        let (text, mark) = (std::fs::read_to_string(&path).unwrap(), mark(&path, address).unwrap().unwrap());
+        assert!(!text.contains("192.0.2.7") && text.matches(&mark).count() == 2, "{text}");
+        assert!(read(&path).unwrap().flaws.is_empty());
+        std::fs::write(key_path(&path), b"short").unwrap();
+        assert!(matches!(append(&path, asked_of("x")), Err(Error::Key(_))));
     }
 
     #[test]
@@ -294,7 +362,7 @@ mod tests {
         let path = directory.path().join("access.jsonl");
         std::thread::scope(|scope| {
             for _ in 0..4 {
-                scope.spawn(|| (0..25).for_each(|n| drop(append(&path, asked(&format!("SELECT {n}"))).unwrap())));
+                scope.spawn(|| (0..25).for_each(|n| drop(append(&path, asked_of(&format!("SELECT {n}"))).unwrap())));
             }
         });
         let log = read(&path).unwrap();

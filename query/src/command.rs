@@ -63,6 +63,7 @@ impl Job {
             Command::Report(args) => {
                 let given = parameters(&args.parameters)?;
                 let report = report::find(&args.name).context("there is no such report")?;
+                args.part.as_deref().map_or(Ok(()), |part| report::check_part(report, part))?;
                 (String::new(), given.clone(), report::check(report, &given, &setting.scope)?, report.name)
             }
         };
@@ -202,7 +203,7 @@ fn outcome(error: &anyhow::Error) -> &'static str {
     }
     let of_report = error.downcast_ref::<report::Error>().and_then(report::Error::engine);
     match error.downcast_ref::<engine::Error>().or(of_report) {
-        Some(engine::Error::Question(_)) => "refused",
+        Some(engine::Error::Question(_) | engine::Error::Compute(_)) => "refused",
         Some(engine::Error::Rows(_)) => "too many rows",
         Some(engine::Error::Memory { .. }) => "too much memory",
         Some(engine::Error::Run(_)) | None => "failed",

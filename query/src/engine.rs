@@ -14,6 +14,7 @@ use std::num::NonZeroUsize;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use datafusion::common::DataFusionError;
 use datafusion::datasource::ViewTable;
@@ -65,6 +66,9 @@ pub enum Error {
         /// Who wanted more.
         detail: String,
     },
+    /// What it computes: a division by zero, a text that is no number, a regular expression that is none or too large.
+    #[error("the question cannot be computed: {0}")]
+    Compute(String),
     /// Everything else.
     #[error("{}", .0.strip_backtrace())]
     Run(DataFusionError),
@@ -183,7 +187,19 @@ impl Limits {
                 let detail = detail.lines().next().unwrap_or_default().to_owned();
                 Error::Memory { limit_bytes: self.memory_bytes_max, detail }
             }
+            DataFusionError::ArrowError(cause, _) if !is_of_files(cause) => Error::Compute(cause.to_string()),
+            DataFusionError::Execution(cause) => Error::Compute(cause.clone()),
+            // A regular expression is the question's, whatever DataFusion calls it.
+            DataFusionError::Internal(cause) if cause.contains("Regular expression") => Error::Compute(cause.clone()),
             _ => Error::Run(error),
         }
     }
+}
+
+/// Whether it is about reading and not about computing.
+fn is_of_files(error: &ArrowError) -> bool {
+    matches!(
+        error,
+        ArrowError::IoError(..) | ArrowError::ParquetError(_) | ArrowError::ExternalError(_) | ArrowError::IpcError(_)
+    )
 }

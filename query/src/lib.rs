@@ -8,7 +8,7 @@
 //! * what is looked at: [`archive`], [`table`], [`pruning`], [`views`], [`functions`]
 //! * what may be used: [`engine`], [`memory`]
 //! * what an answer says: [`sheet`], [`completeness`], [`report`]
-//! * who asked: [`access_log`], [`recorded`]
+//! * who asked: [`access_log`], [`hidden`], [`recorded`]
 //! * the command: [`cli`], [`setting`], [`command`], [`progress`]
 
 pub mod access_log;
@@ -19,6 +19,7 @@ pub mod completeness;
 pub mod engine;
 pub mod fence;
 pub mod functions;
+pub mod hidden;
 pub mod memory;
 pub mod progress;
 pub mod pruning;

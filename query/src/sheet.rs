@@ -6,17 +6,23 @@
 //! | JSON | hexadecimal | as they are written | array | members beside `rows` |
 //! | CSV (RFC 4180) | hexadecimal | as they are written | `a b` | on stderr |
 //! | Parquet | bytes | bytes | list | on stderr, and in the file as `weir.answer` |
+//!
+//! CSV is opened in spreadsheets, and clients choose much of what a record says (`host`, `path`, `sni`): a text that a spreadsheet would
+//! take for a formula has an apostrophe before it, as OWASP advises. Numbers are numbers. Who reads by machine takes JSON or Parquet,
+//! where texts are what they were.
 
+use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, StringArray};
+use arrow::compute::cast;
 use arrow::csv;
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, Writer as JsonWriter, WriterBuilder};
-use arrow::record_batch::RecordBatch;
+use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use arrow::util::pretty::pretty_format_batches_with_schema;
 use parquet::arrow::ArrowWriter;
@@ -30,6 +36,9 @@ use crate::functions::address_texts;
 
 /// Metadata of a column that holds addresses, so that they are shown as such.
 pub const ADDRESS: (&str, &str) = ("weir", "address");
+
+/// What a formula begins with, in halfwidth and fullwidth, and what spreadsheets skip before one.
+const FORMULA: [char; 11] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\t', '\r', '\n'];
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -110,7 +119,7 @@ impl<W: Write + Send> Sheet<W> {
                 }
             }
             Form::Csv(writer, is_begun) => {
-                writer.write(&readable(batch, true)?)?;
+                writer.write(&without_formulas(&readable(batch, true)?)?)?;
                 *is_begun = true;
             }
             Form::Parquet(writer) => writer.write(batch)?,
@@ -128,6 +137,8 @@ impl<W: Write + Send> Sheet<W> {
             }
             Form::Json { mut out, rows } => {
                 out.write_all(if rows == 0 { b"]" } else { b"\n]" })?;
+                // Members of an object have no order.
+                write!(out, ",\n\"columns\":{}", serde_json::to_string(&columns(&self.schema))?)?;
                 if let Value::Object(members) = said {
                     for (name, value) in members {
                         write!(out, ",\n{}:{}", serde_json::to_string(name)?, serde_json::to_string(value)?)?;
@@ -149,6 +160,11 @@ impl<W: Write + Send> Sheet<W> {
         }
         Ok(())
     }
+}
+
+/// Their names, in order.
+pub fn columns(schema: &Schema) -> Vec<&str> {
+    schema.fields().iter().map(|field| field.name().as_str()).collect()
 }
 
 /// Addresses as text; for CSV lists, too.
@@ -173,8 +189,38 @@ pub fn readable(batch: &RecordBatch, is_flat: bool) -> Result<RecordBatch, Arrow
             }
         }
     }
-    let options = arrow::record_batch::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+/// Texts that are texts in a spreadsheet too.
+fn without_formulas(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
+    let (mut fields, mut columns) = (Vec::new(), Vec::new());
+    for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+        if !is_text(field.data_type()) {
+            fields.push(field.clone());
+            columns.push(column.clone());
+            continue;
+        }
+        let texts = cast(column, &DataType::Utf8)?;
+        let texts = texts.as_string::<i32>().iter().map(|text| text.map(without_formula));
+        fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+        columns.push(Arc::new(texts.collect::<StringArray>()) as ArrayRef);
+    }
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+}
+
+fn without_formula(text: &str) -> Cow<'_, str> {
+    if text.starts_with(FORMULA) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
+}
+
+fn is_text(kind: &DataType) -> bool {
+    match kind {
+        DataType::Dictionary(_, words) => is_text(words),
+        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
+        _ => false,
+    }
 }
 
 fn joined(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
@@ -202,7 +248,8 @@ fn shown(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
 
 #[cfg(test)]
 mod tests {
-    use arrow::array::{FixedSizeBinaryArray, Int64Array, ListBuilder, StringBuilder};
+    use arrow::array::{DictionaryArray, FixedSizeBinaryArray, Int64Array, ListBuilder, StringBuilder};
+    use arrow::datatypes::Int32Type;
 
     use super::*;
 
@@ -250,12 +297,47 @@ mod tests {
     }
 
     #[test]
+    fn no_cell_of_csv_is_a_formula() {
+        let texts = ["=1+1", "+1", "-1", "@x", "\t=1", "\r=1", "\n=1", "＝1", "/x?a=-1", "'=1", ""];
+        let words: DictionaryArray<Int32Type> = texts.into_iter().collect();
+        let mut labels = ListBuilder::new(StringBuilder::new());
+        texts.iter().for_each(|text| labels.append_value([Some(*text)]));
+        let columns: [(&str, ArrayRef); 4] = [
+            ("number", Arc::new(Int64Array::from(vec![-1; texts.len()]))),
+            ("text", Arc::new(StringArray::from(texts.to_vec()))),
+            ("word", Arc::new(words)),
+            ("list", Arc::new(labels.finish())),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut out = Vec::new();
+        let mut sheet = Sheet::begin(Format::Csv, batch.schema(), &mut out).unwrap();
+        sheet.add(&batch).unwrap();
+        sheet.end(&Value::Null).unwrap();
+        let mut rows = csv::ReaderBuilder::new(Arc::new(Schema::new(
+            ["number", "text", "word", "list"].map(|name| Field::new(name, DataType::Utf8, true)).to_vec(),
+        )))
+        .with_header(true)
+        .build(out.as_slice())
+        .unwrap();
+        let rows = rows.next().unwrap().unwrap();
+        for column in 1..4 {
+            for (row, text) in texts.iter().enumerate() {
+                let cell = rows.column(column).as_string::<i32>().value(row);
+                let expected = if row < 8 { format!("'{text}") } else { (*text).to_owned() };
+                assert_eq!(cell, expected, "column {column}");
+            }
+        }
+        assert_eq!(rows.column(0).as_string::<i32>().value(0), "-1");
+    }
+
+    #[test]
     fn json_is_one_object() {
         let answer: Value = serde_json::from_slice(&written(Format::Json, &[batch(), batch()])).unwrap();
         assert_eq!(answer["rows"].as_array().unwrap().len(), 4);
         let first = &answer["rows"][0];
         assert_eq!((&first["n"], &first["client_ip"]), (&Value::from(i64::MAX), &Value::from("192.0.2.7")));
         assert_eq!((&first["id"], &first["labels"][1]), (&Value::from("01".repeat(16)), &Value::from("proxy.tor")));
+        assert_eq!(answer["columns"], serde_json::json!(["n", "id", "client_ip", "labels", "text"]));
         assert_eq!((&answer["rows"][1]["n"], &answer["complete"]), (&Value::Null, &Value::from(true)));
         let empty: Value = serde_json::from_slice(&written(Format::Json, &[])).unwrap();
         assert_eq!(empty["rows"], Value::Array(vec![]));

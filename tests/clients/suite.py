@@ -26,7 +26,7 @@ FAMILIES = {
     "terminal": 60,
     "kafka_consumers": 240,
     "clickhouse": 240,
-    "archive_readers": 240,
+    "archive_readers": 400,
     "archive_s3": 240,
     "h2_conformance": 90,
     "edges": 60,

@@ -35,7 +35,7 @@ pub struct Report {
     pub title: &'static str,
     /// What it answers.
     pub about: &'static str,
-    /// A parameter that is asked for; without it, `--account` must be given.
+    /// A parameter that it takes; a report of records without it is about an `--account`.
     pub parameter: Option<&'static str>,
     /// It looks at all of the past, to tell what is new in the time asked about.
     pub looks_back: bool,
@@ -83,7 +83,7 @@ pub const REPORTS: &[Report] = &[
     Report {
         name: "rescreening",
         title: "Screening again",
-        about: "What the rules of today say of the records of then, where that is something else.",
+        about: "What the rules of today say of the records of then, and where that is something else.",
         parameter: None,
         looks_back: false,
         parts: &[
@@ -96,6 +96,16 @@ pub const REPORTS: &[Report] = &[
                       WHERE then_verdict <> now_verdict OR then_rule <> now_rule \
                       GROUP BY then_verdict, then_rule, now_verdict, now_rule, kind \
                       ORDER BY records DESC, then_verdict, then_rule, now_verdict, now_rule, kind",
+                chart: None,
+            },
+            Part {
+                name: "rules",
+                title: "Rules, then and now",
+                sql: "SELECT rule, verdict, sum(then) AS records_then, sum(now) AS records_now, sum(now) - sum(then) AS difference \
+                      FROM (SELECT then_rule AS rule, then_verdict AS verdict, 1 AS then, 0 AS now FROM rescreened \
+                            WHERE then_verdict <> 'clear' \
+                            UNION ALL SELECT now_rule, now_verdict, 0, 1 FROM rescreened WHERE now_verdict <> 'clear') \
+                      GROUP BY rule, verdict ORDER BY rule, verdict",
                 chart: None,
             },
             Part {
@@ -266,8 +276,8 @@ pub const REPORTS: &[Report] = &[
     Report {
         name: "access",
         title: "Who looked",
-        about: "Every question and report, who asked it and why, and how it ended; the log is verified.",
-        parameter: None,
+        about: "Every question and report, who asked it and why, and how it ended, or those about an address (--param address=192.0.2.7); the log is verified.",
+        parameter: Some("address"),
         looks_back: false,
         parts: &[Part {
             name: "questions",
@@ -287,7 +297,7 @@ pub const REPORTS: &[Report] = &[
             Part {
                 name: "held",
                 title: "Held",
-                sql: "SELECT table_name, files, rows, file_bytes, first_at, last_at, keep_days FROM held ORDER BY table_name",
+                sql: "SELECT table_name, files, rows, file_bytes, first_at, last_at, kept FROM held ORDER BY table_name",
                 chart: Some(Chart { of: "table_name", by: "rows" }),
             },
             Part {
@@ -311,6 +321,10 @@ pub const REPORTS: &[Report] = &[
         ],
     },
 ];
+
+/// Rules by which records were judged when they were made, asked for beside `rescreening`.
+pub const RULES_THEN: &str =
+    "SELECT DISTINCT screening_rule AS rule FROM screening WHERE screening_rule <> '' ORDER BY rule";
 
 /// Versions of what records were enriched with: asked for beside every report of records.
 pub const VERSIONS: &str = "SELECT geo_epoch, accounts_version, count(*) AS records, min(at) AS first_at, max(at) AS last_at \

@@ -15,7 +15,7 @@ use weir::archive::{Manifest, Table};
 use weir::clock::{parse_utc, utc_text};
 use weir::units::Column;
 
-use crate::access_log::{Log, What};
+use crate::access_log::{Asked, Log, What};
 use crate::functions::screened_now::ScreenedNow;
 use crate::scope::Scope;
 
@@ -54,8 +54,8 @@ struct Question {
     took_ms: Option<u64>,
 }
 
-/// `access`: questions of the scope's time, each with its end.
-pub(super) fn access(context: &SessionContext, log: &Log, scope: &Scope) -> Result<()> {
+/// `access`: questions of the scope's time, each with its end; with a mark, only those in which it stands.
+pub(super) fn access(context: &SessionContext, log: &Log, scope: &Scope, mark: Option<&str>) -> Result<()> {
     let mut ends = BTreeMap::new();
     for entry in &log.entries {
         if let What::Ended(ended) = &entry.what {
@@ -67,6 +67,9 @@ pub(super) fn access(context: &SessionContext, log: &Log, scope: &Scope) -> Resu
         let What::Begun(asked) = &entry.what else { continue };
         let at_us = parse_utc(&format!("{}Z", entry.at.get(..19).unwrap_or_default())).unwrap_or(0);
         if at_us < scope.from_us || at_us >= scope.to_us {
+            continue;
+        }
+        if mark.is_some_and(|mark| !has(asked, mark)) {
             continue;
         }
         let end = ends.get(&entry.seq);
@@ -93,6 +96,12 @@ pub(super) fn access(context: &SessionContext, log: &Log, scope: &Scope) -> Resu
     register(context, "access", &texts, &columns, &questions)
 }
 
+fn has(asked: &Asked, mark: &str) -> bool {
+    asked.sql.contains(mark)
+        || asked.purpose.contains(mark)
+        || asked.parameters.values().any(|value| value.contains(mark))
+}
+
 #[derive(Serialize)]
 struct Held {
     table_name: &'static str,
@@ -101,7 +110,7 @@ struct Held {
     file_bytes: i64,
     first_at: Option<String>,
     last_at: Option<String>,
-    keep_days: i64,
+    kept: String,
 }
 
 #[derive(Serialize)]
@@ -146,7 +155,7 @@ pub(super) fn retention(context: &SessionContext, manifest: &Manifest, keep_days
             file_bytes: files().map(|file| file.file_bytes).sum(),
             first_at: files().map(|file| file.first_at_us).min().map(utc_text),
             last_at: files().map(|file| file.last_at_us).max().map(utc_text),
-            keep_days: i64::from(keep_days),
+            kept: if keep_days == 0 { "for ever".to_owned() } else { format!("{keep_days} days") },
         });
         let expired = || manifest.expired.iter().filter(move |gone| gone.table == table);
         let sum = |column: Column| expired().map(|gone| gone.sums[column as usize]).sum();
@@ -177,8 +186,8 @@ pub(super) fn retention(context: &SessionContext, manifest: &Manifest, keep_days
         at: utc_text(hold.at_us),
     });
     let number = |name| (name, DataType::Int64);
-    let counts = ["files", "rows", "file_bytes", "keep_days"].map(number);
-    register(context, "held", &["table_name", "first_at", "last_at"], &counts, &held)?;
+    let counts = ["files", "rows", "file_bytes"].map(number);
+    register(context, "held", &["table_name", "first_at", "last_at", "kept"], &counts, &held)?;
     let sums = ["rows", "received_bytes", "sent_bytes"].map(number);
     register(context, "expired", &["table_name"], &sums, &gone)?;
     let counts = ["keys", "files", "rows"].map(number);

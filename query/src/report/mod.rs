@@ -8,6 +8,8 @@ mod held;
 mod page;
 mod text;
 
+use std::net::IpAddr;
+
 use arrow::record_batch::RecordBatch;
 use clap::builder::PossibleValuesParser;
 use serde::Serialize;
@@ -21,7 +23,7 @@ use crate::engine::{self, Engine, Limits};
 use crate::functions::screened_now::ScreenedNow;
 use crate::question::Parameters;
 use crate::scope::Scope;
-use catalog::{Part, REPORTS, Report, VERSIONS};
+use catalog::{Part, REPORTS, RULES_THEN, Report, VERSIONS};
 
 pub use page::page;
 pub use text::{csv, json, table};
@@ -60,6 +62,19 @@ pub enum Misuse {
         report: &'static str,
         /// What was given.
         name: String,
+    },
+    /// A parameter that is none.
+    #[error("--param address={0}: write an address, like 192.0.2.7")]
+    Address(String),
+    /// A part that it does not have.
+    #[error("the report {report} has no part {name}; there are {parts}")]
+    Part {
+        /// Which.
+        report: &'static str,
+        /// What was given.
+        name: String,
+        /// Those that it has.
+        parts: String,
     },
     /// New since when.
     #[error("the report {0} says what is new since a time: give --from")]
@@ -118,8 +133,10 @@ pub struct Around {
     pub completeness: Completeness,
     /// By which versions its records were enriched; empty where it is not about records.
     pub versions: Vec<serde_json::Value>,
-    /// Rules of today, where it is about them: `name@version`.
-    pub rules: Vec<String>,
+    /// Where it is about them, the rules that records name, by which they were judged then: `name@version`.
+    pub rules_then: Vec<String>,
+    /// And those that are in force now, of the configuration.
+    pub rules_now: Vec<String>,
     /// What is wrong with the access log, where it is about that.
     pub flaws: Vec<String>,
     /// BLAKE3 of the access log's last line, where it is about that.
@@ -164,10 +181,13 @@ pub fn check(report: &'static Report, given: &Parameters, scope: &Scope) -> Resu
     }
     let mut parameters = given.clone();
     if let Some(parameter) = report.parameter {
-        if !given.contains_key(parameter) && scope.account.is_none() {
+        let text = parameters.entry(parameter.to_owned()).or_default();
+        if !text.is_empty() && text.parse::<IpAddr>().is_err() {
+            return Err(Misuse::Address(text.clone()));
+        }
+        if text.is_empty() && scope.account.is_none() && !WITHOUT_RECORDS.contains(&report.name) {
             return Err(Misuse::Whom { report: report.name, parameter });
         }
-        parameters.entry(parameter.to_owned()).or_default();
     }
     if report.looks_back {
         if scope.from_us == i64::MIN {
@@ -176,6 +196,15 @@ pub fn check(report: &'static Report, given: &Parameters, scope: &Scope) -> Resu
         parameters.insert("from".to_owned(), utc_text(scope.from_us));
     }
     Ok(parameters)
+}
+
+/// Whether it has this part.
+pub fn check_part(report: &'static Report, name: &str) -> Result<(), Misuse> {
+    let names: Vec<&str> = report.parts.iter().map(|part| part.name).collect();
+    if names.contains(&name) {
+        return Ok(());
+    }
+    Err(Misuse::Part { report: report.name, name: name.to_owned(), parts: names.join(", ") })
 }
 
 /// Makes it.
@@ -188,17 +217,32 @@ pub async fn make(report: &'static Report, parameters: &Parameters, sources: Sou
     let is_of_records = !WITHOUT_RECORDS.contains(&report.name);
     let engine = Engine::new(sources.archive, &scope, sources.limits, sources.keys).await.map_err(failed("tables"))?;
     let completeness = Completeness::of(&sources.archive.manifest, sources.scope);
-    let mut around = Around { completeness, versions: Vec::new(), rules: Vec::new(), flaws: Vec::new(), head: None };
+    let mut around = Around {
+        completeness,
+        versions: Vec::new(),
+        rules_then: Vec::new(),
+        rules_now: Vec::new(),
+        flaws: Vec::new(),
+        head: None,
+    };
     match report.name {
         "rescreening" => {
-            around.rules =
+            let named = rows(&engine, RULES_THEN, &Parameters::new()).await.map_err(failed("rules"))?;
+            around.rules_then = text::words(&named, "rule");
+            around.rules_now =
                 sources.screening.rules.iter().map(|rule| format!("{}@{}", rule.name, rule.version)).collect();
             let now = ScreenedNow::new(sources.screening, Clock::anchored().now_us());
             held::rescreened(engine.context(), now).await?;
         }
         "access" => {
             let log = access_log::read(sources.access_log)?;
-            held::access(engine.context(), &log, sources.scope)?;
+            let address = parameters.get("address").and_then(|text| text.parse().ok());
+            // Where no key was ever made, nothing was ever asked.
+            let mark = match address {
+                Some(address) => Some(access_log::mark(sources.access_log, address)?.unwrap_or_default()),
+                None => None,
+            };
+            held::access(engine.context(), &log, sources.scope, mark.as_deref())?;
             (around.flaws, around.head) = (log.flaws, Some(log.head));
         }
         "retention" => held::retention(engine.context(), &sources.archive.manifest, sources.keep_days)?,

@@ -6,6 +6,7 @@ use arrow::json::LineDelimitedWriter;
 use arrow::json::writer::{LineDelimited, Writer as JsonWriter, WriterBuilder};
 use arrow::record_batch::RecordBatch;
 use serde_json::{Map, Value, json};
+use weir::units::grouped;
 
 use super::Made;
 use crate::sheet::{self, Format, Sheet, readable};
@@ -36,12 +37,19 @@ pub fn csv(made: &Made, wanted: Option<&str>, out: impl Write + Send) -> Result<
 
 /// Everything; `said` is what the question around it has to say.
 pub fn json(made: &Made, said: &Value, mut out: impl Write) -> Result<(), sheet::Error> {
-    let parts: Map<String, Value> = made
-        .parts
-        .iter()
-        .map(|(part, batches)| (part.name.to_owned(), json!({ "title": part.title, "rows": objects(batches) })))
-        .collect();
-    let mut whole = json!({ "report": made.report.name, "title": made.report.title, "about": made.report.about, "at": made.at, "parts": parts });
+    let mut parts = Map::new();
+    for (part, batches) in &made.parts {
+        let columns = batches.first().map(|batch| json!(sheet::columns(&batch.schema())));
+        let chart = part.chart.map(|chart| json!({ "of": chart.of, "by": chart.by }));
+        let told = json!({ "title": part.title, "columns": columns, "chart": chart, "rows": objects(batches) });
+        parts.insert(part.name.to_owned(), told);
+    }
+    // Members of an object have no order.
+    let order: Vec<&str> = made.parts.iter().map(|(part, _)| part.name).collect();
+    let mut whole = json!({
+        "report": made.report.name, "title": made.report.title, "about": made.report.about, "at": made.at,
+        "order": order, "parts": parts,
+    });
     for more in [serde_json::to_value(&made.around)?, said.clone()] {
         if let (Value::Object(whole), Value::Object(more)) = (&mut whole, more) {
             whole.extend(more);
@@ -61,13 +69,15 @@ pub(super) fn lines(made: &Made) -> Vec<String> {
             "databases of {}, accounts version {}: {} records, {} to {}",
             epoch(&version["geo_epoch"]),
             version["accounts_version"],
-            version["records"],
+            version["records"].as_u64().map_or_else(|| version["records"].to_string(), grouped),
             version["first_at"].as_str().unwrap_or_default(),
             version["last_at"].as_str().unwrap_or_default()
         ));
     }
-    if !made.around.rules.is_empty() {
-        lines.push(format!("rules of today: {}", made.around.rules.join(", ")));
+    if made.report.name == "rescreening" {
+        let named = |rules: &[String]| if rules.is_empty() { "none".to_owned() } else { rules.join(", ") };
+        lines.push(format!("rules then, as records name them: {}", named(&made.around.rules_then)));
+        lines.push(format!("rules now: {}", named(&made.around.rules_now)));
     }
     if let Some(head) = &made.around.head {
         let state = if made.around.flaws.is_empty() { "the access log is whole" } else { "THE ACCESS LOG WAS CHANGED" };
@@ -99,6 +109,11 @@ pub(super) fn objects(batches: &[RecordBatch]) -> Vec<Value> {
     }
     let lines = LineDelimitedWriter::into_inner(lines);
     lines.split(|byte| *byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok()).collect()
+}
+
+/// Texts of a column.
+pub(super) fn words(batches: &[RecordBatch], column: &str) -> Vec<String> {
+    objects(batches).iter().filter_map(|row| row[column].as_str().map(str::to_owned)).collect()
 }
 
 fn print(format: Format, batches: &[RecordBatch], out: impl Write + Send) -> Result<(), sheet::Error> {

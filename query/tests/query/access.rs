@@ -71,3 +71,26 @@ fn the_portals_way_in_takes_json_and_complains_in_json() {
     let log = std::fs::read_to_string(world.path("access.jsonl")).unwrap();
     assert!(log.contains("\"via\":\"portal\"") && log.contains("\"purpose\":\"why\""));
 }
+
+#[test]
+fn the_log_names_no_address_and_still_says_who_looked_for_one() {
+    let world = small();
+    let mapped = "SELECT count(*) AS n FROM sessions WHERE client_ip = x'00000000000000000000ffff0a000007' OR ip_in(client_ip, '10.0.0.7/32')";
+    world.ask("SELECT count(*) AS n FROM sessions WHERE client_ip = $ip", &["--as", "jo", "--param", "ip=10.0.0.7"]);
+    world.ask(mapped, &["--as", "kim", "--purpose", "the case of ::ffff:10.0.0.7"]);
+    world.run("query", &["--as", "lee", "SELECT 10.0.0.7 FROM nowhere -- 10.0.0.7"]);
+    world.ask("SELECT count(*) AS n FROM sessions", &["--as", "max", "--purpose", "10.0.0.70"]);
+    let who = |address: &str| {
+        let report = world.report("access", &["--param", &format!("address={address}")]);
+        let rows = report["parts"]["questions"]["rows"].as_array().unwrap().clone();
+        let asked = rows.iter().filter(|row| row["what"] == "query");
+        asked.map(|row| row["who"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(who("10.0.0.7"), ["jo", "kim", "lee"]);
+    assert_eq!((who("::ffff:10.0.0.70"), who("10.0.0.8")), (vec!["max".to_owned()], Vec::new()));
+    let log = std::fs::read_to_string(world.path("access.jsonl")).unwrap();
+    for form in ["10.0.0.7", "0a000007", "10.0.0.8"] {
+        assert!(!log.contains(form), "{form} in {log}");
+    }
+    assert_eq!(world.run("report", &["access", "--param", "address=nobody"]).code, Some(64));
+}

@@ -8,7 +8,23 @@ fn too_many_rows_too_much_memory_and_too_long_are_errors() {
     let product = "SELECT count(*) FROM generate_series(1, 10000000) a CROSS JOIN generate_series(1, 10000000) b WHERE (a.value * b.value) % 7 = 3";
     let groups = "SELECT count(*) FROM (SELECT value, count(*) FROM generate_series(1, 1000000) GROUP BY value)";
     let sorted = "SELECT value FROM generate_series(1, 1000000) ORDER BY value DESC LIMIT 900000";
+    let endless = "WITH RECURSIVE x AS (SELECT 1 AS n UNION ALL SELECT n + 1 FROM x) SELECT count(*) FROM x";
+    let joined = "SELECT count(*) FROM requests a, requests b, requests c WHERE a.path || b.path || c.path = ''";
+    let regex = "SELECT count(*) FROM requests a, requests b WHERE regexp_like(a.path || b.path, '(x+x+)+y')";
+    let distinct =
+        "SELECT count(*) FROM (SELECT DISTINCT path, value FROM requests CROSS JOIN generate_series(1, 1000))";
     for (args, sql, part) in [
+        (["--time-s-max", "1"], endless, "longer than 1 s"),
+        (["--time-s-max", "1"], joined, "longer than 1 s"),
+        (["--time-s-max", "1"], regex, "longer than 1 s"),
+        (
+            ["--time-s-max", "60"],
+            "SELECT regexp_like(path, '((a{1000}){1000}){1000}') FROM requests",
+            "egular expression",
+        ),
+        (["--memory-bytes-max", "2000000"], "SELECT * FROM requests ORDER BY path", "memory"),
+        (["--memory-bytes-max", "2000000"], "SELECT array_agg(value) FROM generate_series(1, 100000000)", "memory"),
+        (["--memory-bytes-max", "2000000"], distinct, "memory"),
         (["--rows-max", "10"], "SELECT * FROM requests", "more than 10 rows"),
         (["--rows-max", "10"], "SELECT value FROM generate_series(1, 1000000000000)", "more than 10 rows"),
         (["--time-s-max", "1"], series, "longer than 1 s"),
@@ -29,6 +45,9 @@ fn a_function_cannot_take_more_than_the_process_may() {
         "SELECT length(repeat('x', 200000000))",
         "SELECT length(repeat(repeat('x', 100000), 100000))",
         "SELECT lpad('x', 200000000, 'ab')",
+        "SELECT array_length(range(0, 1000000000))",
+        "SELECT length(string_agg(repeat('x', 1000000), '')) FROM requests",
+        "SELECT replace(repeat('x', 100000), 'x', repeat('y', 100000))",
     ] {
         let ended = world().run("query", &[&args[..], &[sql]].concat());
         assert_ne!(ended.code, Some(0), "{sql}: {}", ended.out);

@@ -42,18 +42,6 @@ impl Population {
         (0..self.sessions).flat_map(move |session| self.session(session, &mut ids))
     }
 
-    /// The same as files of a sink are written: batches with their lengths before them.
-    pub fn write(self, mut to: impl std::io::Write) -> std::io::Result<u64> {
-        let (mut first_seq, mut batch) = (0, Vec::with_capacity(BATCH));
-        for record in self.records() {
-            batch.push(record);
-            if batch.len() == BATCH {
-                first_seq = flush(&mut to, first_seq, &mut batch)?;
-            }
-        }
-        flush(&mut to, first_seq, &mut batch)
-    }
-
     /// The session in the middle of the time, as a shard of its own would have it: the same ids.
     pub fn session_in_the_middle(self) -> Vec<UsageRecord> {
         let middle = self.sessions / 2;
@@ -174,19 +162,28 @@ fn totals(record: &mut UsageRecord) {
     record.total_upstream_received_bytes = record.upstream_received_bytes;
 }
 
-fn flush(to: &mut impl std::io::Write, first_seq: u64, batch: &mut Vec<UsageRecord>) -> std::io::Result<u64> {
-    let records = std::mem::take(batch);
-    let next_seq = first_seq + records.len() as u64;
-    let batch = UsageBatch {
-        node: "edge-1".into(),
-        epoch: 3,
-        first_seq: first_seq as i64,
-        count: records.len() as i32,
-        records,
-        ..UsageBatch::default()
-    };
-    to.write_all(&batch.encode_length_delimited_to_vec())?;
-    Ok(next_seq)
+/// Writes records as files of a sink are written, batches with their lengths before them, and says which seq comes next.
+pub fn write(
+    records: impl Iterator<Item = UsageRecord>,
+    mut first_seq: u64,
+    mut to: impl std::io::Write,
+) -> std::io::Result<u64> {
+    let mut records = records.peekable();
+    while records.peek().is_some() {
+        let records: Vec<UsageRecord> = records.by_ref().take(BATCH).collect();
+        let next_seq = first_seq + records.len() as u64;
+        let batch = UsageBatch {
+            node: "edge-1".into(),
+            epoch: 3,
+            first_seq: first_seq as i64,
+            count: records.len() as i32,
+            records,
+            ..UsageBatch::default()
+        };
+        to.write_all(&batch.encode_length_delimited_to_vec())?;
+        first_seq = next_seq;
+    }
+    Ok(first_seq)
 }
 
 /// SplitMix64.

@@ -12,6 +12,7 @@ use weir::portal::queries::Program;
 use weir::portal::token::{Claims, SigningKey, public_path};
 use weir::portal::{self, Scope, Serving, Setting};
 
+use crate::scope::HOSTILE;
 use crate::world::world;
 
 struct Portal {
@@ -137,6 +138,53 @@ fn the_tokens_scope_and_account_decide() {
 }
 
 #[test]
+fn nothing_that_is_sent_becomes_text_of_sql_or_a_flag() {
+    let portal = Portal::start();
+    let (one, all) = (portal.token(Scope::Query, Some("account-1")), portal.token(Scope::Query, None));
+    let (bound, seen) =
+        ("SELECT count(*) AS n FROM requests WHERE account = $a OR path = $b", "SELECT count(*) AS n FROM requests");
+    for hostile in HOSTILE.iter().filter(|hostile| !hostile.is_empty()) {
+        for question in [
+            json!({ "sql": bound, "parameters": { "a": hostile, "b": hostile }, "purpose": hostile }),
+            json!({ "sql": seen, "account": hostile }),
+        ] {
+            assert_eq!(json_of(&portal.ask(&all, &question))["rows"][0]["n"].as_i64(), Some(0), "{question}");
+        }
+        for question in [
+            json!({ "sql": "SELECT 1", "account": hostile }),
+            json!({ "sql": "SELECT 1", "from": hostile }),
+            json!({ "sql": "SELECT 1", "to": hostile }),
+            json!({ "sql": "SELECT 1", "format": hostile }),
+            json!({ "sql": hostile }),
+        ] {
+            let reply = portal.ask(&one, &question);
+            let is_refused = [400, 403, 422].contains(&reply.status);
+            assert!(is_refused && !reply.body.contains("account-0"), "{question}: {} {}", reply.status, reply.body);
+        }
+        let coded: String = hostile.bytes().map(|byte| format!("%{byte:02x}")).collect();
+        for path in [
+            format!("/v1/reports/{coded}"),
+            format!("/v1/reports/subject?parameters=%7B%22address%22%3A%22{coded}%22%7D"),
+            format!("/v1/reports/errors?from={coded}x"),
+        ] {
+            let reply = portal.send(&one, "GET", &path, None);
+            assert!([400, 404].contains(&reply.status), "{path}: {} {}", reply.status, reply.body);
+            assert!(!reply.body.contains("account-0"), "{path}: {}", reply.body);
+        }
+    }
+    assert!(!std::path::Path::new("/tmp/weir-stolen.csv").exists());
+    // What is asked stands in the archive's log, without addresses, and nowhere else.
+    portal.send(&all, "GET", "/v1/reports/subject?parameters=%7B%22address%22:%2210.0.0.7%22%7D", None);
+    portal.send(&all, "GET", "/archive/reports/subject?address=10.0.0.7", None);
+    portal.send(&all, "GET", "/v1/query?sql=SELECT+'10.0.0.7'", None);
+    let accesses = portal.send(&portal.token(Scope::Admin, None), "GET", "/v1/accesses", None);
+    assert!(accesses.status == 200 && accesses.body.contains("/v1/reports/subject"), "{}", accesses.body);
+    assert!(!accesses.body.contains("10.0.0.7"), "{}", accesses.body);
+    let log = std::fs::read_to_string(portal.directory.path().join("state/access.jsonl")).unwrap();
+    assert!(log.contains("address:") && !log.contains("10.0.0.7"), "{log}");
+}
+
+#[test]
 fn what_is_wrong_with_a_question_is_said_with_a_status() {
     let portal = Portal::start();
     let token = portal.token(Scope::Query, None);
@@ -149,6 +197,13 @@ fn what_is_wrong_with_a_question_is_said_with_a_status() {
         (json!({ "sql": "SELECT 1", "accounts": "a" }), 400, "accounts"),
         (json!({ "sql": "" }), 400, "`sql`"),
         (json!({ "sql": "SELECT $x" }), 422, "$x"),
+        (json!({ "sql": "SELECT 1 / (seq - seq) FROM requests" }), 422, "zero"),
+        (json!({ "sql": "SELECT CAST(path AS BIGINT) FROM requests" }), 422, "Cannot cast"),
+        (
+            json!({ "sql": "SELECT regexp_like(path, '((a{1000}){1000}){1000}') FROM requests" }),
+            422,
+            "egular expression",
+        ),
     ] {
         let reply = portal.ask(&token, &question);
         assert_eq!(reply.status, status, "{question}: {}", reply.body);

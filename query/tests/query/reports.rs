@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 use weir::event::{Kind, Phase, Screening, UsageRecord};
 
 use crate::population::START_US;
@@ -76,14 +76,15 @@ fn rules_of_today_are_held_against_records_of_then() {
         archive.display()
     );
     std::fs::write(&config, text_of).unwrap();
-    let output = std::process::Command::new(env!("CARGO_BIN_EXE_weir-query"))
-        .args(["report", "rescreening", "--format", "json", "--config"])
-        .arg(&config)
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let mut expected: BTreeMap<(&str, &str), i64> = BTreeMap::new();
+    let made = |form: &str| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_weir-query"));
+        let output =
+            command.args(["report", "rescreening", "--format", form, "--config"]).arg(&config).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let report: Value = serde_json::from_str(&made("json")).unwrap();
+    let mut judged: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     for record in &world().records {
         let is_hidden = record.labels.iter().any(|label| label.starts_with("proxy"));
         let now = if record.country == "BR" {
@@ -93,18 +94,36 @@ fn rules_of_today_are_held_against_records_of_then() {
         } else {
             "clear"
         };
-        let then = record.screening().name();
-        // Who might have been meant by one rule and may now be by another is a difference too.
-        if then != now || now != "clear" {
-            *expected.entry((then, now)).or_default() += 1;
-        }
+        *judged.entry((record.screening().name(), now)).or_default() += 1;
     }
+    // Who might have been meant by one rule and may now be by another is a difference too.
+    let expected: BTreeMap<_, _> =
+        judged.iter().filter(|((then, now), _)| then != now || *now != "clear").map(|(two, n)| (*two, *n)).collect();
     let mut found: BTreeMap<(&str, &str), i64> = BTreeMap::new();
     for row in rows(&report, "differences") {
         *found.entry((text(row, "then_verdict"), text(row, "now_verdict"))).or_default() += number(row, "records");
     }
     assert_eq!(found, expected);
-    assert_eq!(report["rules"][0].as_str(), Some("brazil@2"));
+    // Each rule by itself: what it said then, what it says now, and the difference.
+    let mut expected: BTreeMap<(&str, &str), [i64; 3]> = BTreeMap::new();
+    for ((then, now), records) in judged {
+        if then != "clear" {
+            let sums = expected.entry(("crimea@1", then)).or_default();
+            *sums = [sums[0] + records, sums[1], sums[2] - records];
+        }
+        if now != "clear" {
+            let sums = expected.entry(("brazil@2", now)).or_default();
+            *sums = [sums[0], sums[1] + records, sums[2] + records];
+        }
+    }
+    let sums = |row| ["records_then", "records_now", "difference"].map(|name| number(row, name));
+    let found: BTreeMap<(&str, &str), [i64; 3]> =
+        rows(&report, "rules").iter().map(|row| ((text(row, "rule"), text(row, "verdict")), sums(row))).collect();
+    assert_eq!((found.len(), &found), (4, &expected));
+    assert_eq!((&report["rules_then"], &report["rules_now"]), (&json!(["crimea@1"]), &json!(["brazil@2"])));
+    assert_eq!(report["versions"][0]["geo_epoch"].as_i64(), Some(1_795_000_000));
+    let table = made("table");
+    assert!(table.contains("rules then, as records name them: crimea@1\nrules now: brazil@2\n"), "{table}");
 }
 
 #[test]

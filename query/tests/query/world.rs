@@ -13,7 +13,7 @@ use weir::config::{Archive, ArchiveAddresses, ArchivePlace};
 use weir::event::UsageRecord;
 use weir::rollup::{Feed, FilesFeed, Options};
 
-use crate::population::Population;
+use crate::population::{self, Population};
 
 /// What all tests look at.
 pub const POPULATION: Population = Population { sessions: 3000, accounts: 40, span_us: 30 * HOUR_US };
@@ -42,8 +42,9 @@ impl World {
         let directory = tempfile::tempdir().unwrap();
         let sink = directory.path().join("sink");
         std::fs::create_dir(&sink).unwrap();
-        population.write(std::fs::File::create(sink.join("usage-3-0-000000000000.binpb")).unwrap()).unwrap();
         let world = Self { directory, records: population.records().collect() };
+        let file = std::fs::File::create(sink.join("usage-3-0-000000000000.binpb")).unwrap();
+        population::write(world.records.iter().cloned(), 0, file).unwrap();
         let config = Archive {
             place: ArchivePlace::Directory(world.path("archive")),
             addresses: ArchiveAddresses::Sealed,
