@@ -46,7 +46,7 @@ fn allowed(module: &str) -> &'static [&'static str] {
         "source" => &["login"],
         "shipper" => &["journal", "sink"],
         "rollup" => &["journal", "source", "store", "wire"],
-        "archive" => &["rollup", "store", "wire"],
+        "archive" => &["privacy", "rollup", "store", "wire"],
         "alerts" => &["rollup", "store"],
         "portal" => &["alerts", "rollup", "store"],
         "admin" => &["proxy", "sink"],
