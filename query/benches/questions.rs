@@ -4,6 +4,8 @@
 //! cargo bench -p weir-query --bench questions -- --records 50000000 --archive /var/tmp/archive   # made once, then asked
 //! ```
 //!
+//! With fewer records take fewer `--days` (30): how many rows an hour has decides how small they become.
+//!
 //! The archive stays, so that other engines can be asked about the same files (`beside.py`, in the same run). It prints a JSON object a
 //! line: how fast the archive was made and how large it became, then each question with the times of each of its runs. The first run
 //! finds files cold only if the system's cache is.
@@ -48,7 +50,8 @@ fn main() -> anyhow::Result<()> {
     let records: u64 = given("--records").map_or(Ok(600_000), |text| text.parse())?;
     let directory = given("--archive").map_or_else(|| std::env::temp_dir().join("weir-questions"), PathBuf::from);
     // A month of it, so that hours are many.
-    let population = Population { sessions: records / RECORDS_OF_SESSION, accounts: ACCOUNTS, span_us: 30 * DAY_US };
+    let days: i64 = given("--days").map_or(Ok(30), |text| text.parse())?;
+    let population = Population { sessions: records / RECORDS_OF_SESSION, accounts: ACCOUNTS, span_us: days * DAY_US };
     if !directory.join("manifest").exists() {
         make(population, &directory)?;
     }

@@ -19,11 +19,14 @@ use super::super::{Portal, Problem, Viewer};
 use super::frame::{self, Place, trail};
 use super::html;
 use super::number::{Unit, exact};
+use crate::clock::utc_text;
 
 /// Rows of a table on a page.
 const ROWS_MAX: usize = 1000;
 /// Bars of a picture.
 const BARS_MAX: usize = 20;
+/// A longer text may be broken.
+const LONG_BYTES: usize = 40;
 /// A page is made of no more than this.
 const BYTES_MAX: usize = 32 << 20;
 /// To begin with.
@@ -53,13 +56,13 @@ pub(super) async fn answer(
             section aria-labelledby="answer" {
                 h2 #answer { "Answer" }
                 (around(&answer))
-                (picture(rows(&answer["rows"])))
-                (table(rows(&answer["rows"])))
+                (picture(&answer))
+                (table(&answer))
             }
         },
         // What is wrong with a question is said beside it, so that it can be mended.
         Err(problem) if problem.status.is_client_error() => html! {
-            section { div.empty role="alert" { p { strong { "There is no answer." } } p { (problem.detail) } } }
+            section aria-label="Answer" { div.empty role="alert" { p { strong { "There is no answer." } } p { (problem.detail) } } }
         },
         Err(problem) => return Err(problem),
     };
@@ -84,12 +87,12 @@ pub(super) async fn report(
             p.about { (made["about"].as_str().unwrap_or_default()) }
             (around(&made))
             (files(&question))
-            @for (_, part) in made["parts"].as_object().into_iter().flatten() {
-                section { h2 { (part["title"].as_str().unwrap_or_default()) } (picture(rows(&part["rows"]))) (table(rows(&part["rows"]))) }
+            @for (name, part) in rows(&made["order"]).iter().filter_map(Json::as_str).map(|name| (name, &made["parts"][name])) {
+                section aria-labelledby=(name) { h2 id=(name) { (part["title"].as_str().unwrap_or_default()) } (picture(part)) (table(part)) }
             }
         },
         Err(problem) if problem.status.is_client_error() => html! {
-            section { div.empty role="alert" { p { strong { "There is no report." } } p { (problem.detail) } } }
+            section aria-label="Report" { div.empty role="alert" { p { strong { "There is no report." } } p { (problem.detail) } } }
         },
         Err(problem) => return Err(problem),
     };
@@ -164,7 +167,7 @@ fn choice(viewer: &Viewer, question: &Question) -> Markup {
     let address = question.parameters.get("address").map_or("", String::as_str);
     html! {
         form.filter method="get" { div.choose {
-            @if question.report == "subject" { label { span { "Address" } input name="address" value=(address) placeholder="192.0.2.7"; } }
+            @if ["subject", "access"].contains(&question.report.as_str()) { label { span { "Address" } input name="address" value=(address) placeholder="192.0.2.7"; } }
             (fields(viewer, question))
             button type="submit" { "Make" }
         } }
@@ -202,9 +205,18 @@ fn around(answer: &Json) -> Markup {
             @if let Some(until) = complete["complete_until"].as_str() { span.badge.idle { "everything has come up to " (until) } }
         }
         @for version in rows(&answer["versions"]) {
-            p.note { "databases of " (version["geo_epoch"]) ", accounts version " (version["accounts_version"]) ": " (version["records"]) " records" }
+            p.note { "Databases of " (built(&version["geo_epoch"])) ", accounts version " (version["accounts_version"]) ": " (cell(&version["records"])) " records" }
+        }
+        @for (when, rules) in [("then, as records name them", &answer["rules_then"]), ("now", &answer["rules_now"])] {
+            @if !rows(rules).is_empty() { p.note { "Rules " (when) ": " (cell(rules)) } }
         }
     }
+}
+
+/// When databases were built; 0: there were none.
+fn built(seconds: &Json) -> String {
+    let seconds = seconds.as_i64().filter(|seconds| *seconds > 0);
+    seconds.map_or_else(|| "(none)".to_owned(), |seconds| utc_text(seconds.saturating_mul(1_000_000)))
 }
 
 fn rows(json: &Json) -> &[Json] {
@@ -221,43 +233,81 @@ fn cell(json: &Json) -> String {
     }
 }
 
-fn table(rows: &[Json]) -> Markup {
-    let Some(Json::Object(first)) = rows.first() else { return html! { p.quiet { "No rows." } } };
-    let names: Vec<&String> = first.keys().collect();
+/// Columns in their order.
+fn columns(part: &Json) -> Vec<&str> {
+    rows(&part["columns"]).iter().filter_map(Json::as_str).collect()
+}
+
+fn table(part: &Json) -> Markup {
+    let (names, rows) = (columns(part), rows(&part["rows"]));
+    if rows.is_empty() {
+        return html! { p.quiet { "No rows." } };
+    }
+    let is_number = |name: &str| rows.iter().any(|row| row[name].is_number());
+    let numbers: Vec<bool> = names.iter().map(|name| is_number(name)).collect();
     html! {
         div.wide { table.numbers {
-            thead { tr { @for name in &names { th.n[first[*name].is_number()] scope="col" { (name) } } } }
-            tbody { @for row in rows.iter().take(ROWS_MAX) { tr { @for name in &names { td.n[row[*name].is_number()] { (cell(&row[*name])) } } } } }
+            thead { tr { @for (name, is_number) in names.iter().zip(&numbers) { th.n[*is_number] scope="col" { (name) } } } }
+            tbody { @for row in rows.iter().take(ROWS_MAX) { tr {
+                @for (name, is_number) in names.iter().zip(&numbers) {
+                    @let text = cell(&row[*name]);
+                    td.n[*is_number].long[text.len() > LONG_BYTES] { (text) }
+                }
+            } } }
         } }
-        p.quiet { (exact(i64::try_from(rows.len()).unwrap_or(i64::MAX))) " rows" @if rows.len() > ROWS_MAX { ", of which these are the first " (ROWS_MAX) "; all of them come as a file" } }
+        p.quiet { (exact(i64::try_from(rows.len()).unwrap_or(i64::MAX))) @if rows.len() == 1 { " row" } @else { " rows" } @if rows.len() > ROWS_MAX { ", of which these are the first " (exact(ROWS_MAX as i64)) "; all of them come as a file" } }
     }
 }
 
-/// Where rows are names and numbers, the last column of numbers as bars.
-fn picture(rows: &[Json]) -> Markup {
-    let Some(Json::Object(first)) = rows.first() else { return html! {} };
-    let name = first.iter().find(|(_, value)| value.is_string()).map(|(name, _)| name);
-    let length = first.iter().filter(|(_, value)| value.is_i64()).map(|(name, _)| name).next_back();
-    let (Some(name), Some(length)) = (name, length) else { return html! {} };
-    if rows.len() < 2 || rows.len() > ROWS_MAX {
+/// A column's name for people.
+fn words(column: &str) -> String {
+    column.replace('_', " ")
+}
+
+/// Of a report, what it says is worth a picture; of a question whose rows are names and numbers, its last column of numbers, row by row.
+fn picture(part: &Json) -> Markup {
+    let rows = rows(&part["rows"]);
+    let names = columns(part);
+    let is_report = !part["title"].is_null();
+    let (of, by) = if is_report {
+        (part["chart"]["of"].as_str(), part["chart"]["by"].as_str())
+    } else {
+        let is = |kind: fn(&Json) -> bool| move |name: &&&str| rows.first().is_some_and(|row| kind(&row[**name]));
+        (names.iter().find(is(Json::is_string)).copied(), names.iter().rfind(is(Json::is_i64)).copied())
+    };
+    let (Some(of), Some(by)) = (of, by) else { return html! {} };
+    let mut bars: Vec<(String, i64)> = Vec::new();
+    for row in rows {
+        let name = Some(cell(&row[of])).filter(|name| !name.is_empty()).unwrap_or_else(|| "(unknown)".to_owned());
+        let amount = row[by].as_i64().unwrap_or(0).max(0);
+        // A report's rows can say more of one name, each a part of it.
+        match bars.iter_mut().find(|(known, _)| is_report && *known == name) {
+            Some((_, known)) => *known = known.saturating_add(amount),
+            None => bars.push((name, amount)),
+        }
+    }
+    let count = bars.len();
+    let which = if of == "hour" { "last" } else { "first" };
+    if of == "hour" {
+        bars.drain(..count.saturating_sub(BARS_MAX));
+    } else if is_report {
+        bars.sort_by_key(|(_, amount)| std::cmp::Reverse(*amount));
+    }
+    let most = bars.iter().map(|(_, amount)| *amount).max().unwrap_or(0);
+    if count < 2 || count > ROWS_MAX && !is_report || most == 0 {
         return html! {};
     }
-    let amount = |row: &Json| row[length].as_i64().unwrap_or(0).max(0);
-    let most = rows.iter().map(amount).max().unwrap_or(0);
-    if most == 0 {
-        return html! {};
-    }
-    let unit = if length.ends_with("bytes") { Unit::Bytes } else { Unit::Count };
+    let unit = if by.ends_with("bytes") { Unit::Bytes } else { Unit::Count };
     html! {
         figure {
-            figcaption.quiet { (length) " by " (name) @if rows.len() > BARS_MAX { ", the first " (BARS_MAX) } }
-            table.bars { tbody { @for row in rows.iter().take(BARS_MAX) { tr {
-                th scope="row" { (cell(&row[name])) }
+            figcaption.quiet { (words(by)) " by " (words(of)) @if count > BARS_MAX { ", the " (which) " " (BARS_MAX) " of " (count) } }
+            table.bars { thead.hidden { tr { th scope="col" { (words(of)) } th scope="col" { "Share" } th scope="col" { (words(by)) } } } tbody { @for (name, amount) in bars.iter().take(BARS_MAX) { tr {
+                th scope="row" { (name) }
                 td { svg.share viewBox="0 0 1000 8" width="100%" height="8" preserveAspectRatio="none" aria-hidden="true" focusable="false" {
                     rect.track width="1000" height="8" {}
-                    rect.bar width=(i128::from(amount(row)) * 1000 / i128::from(most)) height="8" {}
+                    rect.bar width=(i128::from(*amount) * 1000 / i128::from(most)) height="8" {}
                 } }
-                td.n { (unit.short(amount(row))) }
+                td.n { (unit.short(*amount)) }
             } } } }
         }
     }
