@@ -48,6 +48,8 @@ pub struct Keys {
     master: LessSafeKey,
     random: SystemRandom,
     ready: HashMap<(Owner, i64), Ipcrypt>,
+    /// The key that was asked for last and is not there: rows of an account follow one another.
+    absent: Option<(Owner, i64)>,
     /// How many times keys had been destroyed when those in memory were read.
     destructions: u64,
     /// The account that was asked for last: most records follow one of their account.
@@ -78,6 +80,7 @@ impl Keys {
             master: LessSafeKey::new(master),
             random,
             ready: HashMap::new(),
+            absent: None,
             destructions: destructions(directory)?,
             last: None,
         })
@@ -118,8 +121,9 @@ impl Keys {
 
     fn known(&mut self, account: &str, at_us: i64) -> Result<Option<&Ipcrypt>, Error> {
         let place = (owner(account), at_us.div_euclid(DAY_US));
-        if !self.ready.contains_key(&place) {
+        if !self.ready.contains_key(&place) && self.absent != Some(place) {
             self.learn(place.1)?;
+            self.absent = (!self.ready.contains_key(&place)).then_some(place);
         }
         Ok(self.ready.get(&place))
     }
@@ -133,7 +137,7 @@ impl Keys {
             return Ok(Some(lock));
         }
         self.destructions = destructions;
-        self.ready.clear();
+        self.forget();
         Ok(None)
     }
 
@@ -153,8 +157,13 @@ impl Keys {
             destroyed += 1;
             self.replace(day, &lines)?;
         }
-        self.ready.clear();
+        self.forget();
         Ok(destroyed)
+    }
+
+    fn forget(&mut self) {
+        self.ready.clear();
+        self.absent = None;
     }
 
     /// Destroys all keys of days that ended before this time: nothing is left that was encrypted with them.
@@ -212,7 +221,7 @@ impl Keys {
     /// Reads a day's keys into memory.
     fn learn(&mut self, day: i64) -> Result<(), Error> {
         if self.ready.len() > READY_MAX {
-            self.ready.clear();
+            self.forget();
         }
         for (owner, key) in self.read(day)? {
             self.ready.insert((owner, day), Ipcrypt::new(key));

@@ -4,6 +4,7 @@
 //! manifest/commits/000000000017.json         one commit, never changed; it names the BLAKE3 of the one before: a chain
 //! manifest/checkpoints/000000000016.json     everything up to a commit; the newest two are kept
 //! requests/hour=2026-11-23T04/bucket=03/…    the files (schema.rs)
+//! proofs/…, drafts/…                         beside each file (proof.rs); what is being written, in a directory
 //! ```
 //!
 //! **Reading**: the checkpoint with the highest number (none: an empty [`Manifest`]), then the commits behind it, one after the other

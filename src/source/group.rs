@@ -2,9 +2,10 @@
 //! asked for them whenever a partition comes to it; nothing is committed to Kafka.
 //!
 //! **Where a position is no longer there** (retention took it, or the topic was made anew) reading goes on at the oldest message, with an
-//! ERROR in the log; what is missing shows as gaps of seqs. Never silently at the newest.
+//! ERROR in the log; what is missing shows as gaps of seqs. Never silently at the newest. A topic made anew is known by its being shorter
+//! than the position: once it has grown beyond, nothing tells it from the old one, and what lies before the position is a gap.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -90,6 +91,8 @@ pub struct Group {
     consumer: BaseConsumer<Context>,
     topic: String,
     servers: String,
+    /// Partitions that were made anew: their messages are numbered from 0 again.
+    anew: Mutex<HashSet<i32>>,
 }
 
 impl Group {
@@ -124,7 +127,7 @@ impl Group {
         let context = Context { positions, topic: topic.to_owned(), ours: Mutex::default() };
         let consumer = BaseConsumer::from_config_and_context(&config, context).map_err(failed("read"))?;
         consumer.subscribe(&[topic]).map_err(failed("subscribe to"))?;
-        Ok(Self { consumer, topic: topic.to_owned(), servers: servers.to_owned() })
+        Ok(Self { consumer, topic: topic.to_owned(), servers: servers.to_owned(), anew: Mutex::default() })
     }
 
     /// The topic.
@@ -134,6 +137,7 @@ impl Group {
 
     /// Goes on where `position` says, in all partitions that are ours.
     pub fn rewind(&mut self, position: impl Fn(i32) -> Option<i64>) -> Result<(), Error> {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let ours = self.consumer.context().ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let positions = ours.iter().filter_map(|partition| Some((*partition, position(*partition)?))).collect();
         self.begin_at(&ours, &positions)
@@ -168,6 +172,11 @@ impl Group {
         Ok(Heard::Nothing)
     }
 
+    /// Whether a partition was made anew since its position was noted, so that what comes lies before it. Said once.
+    pub fn begins_anew(&self, partition: i32) -> bool {
+        self.anew.lock().unwrap_or_else(PoisonError::into_inner).remove(&partition)
+    }
+
     /// A position is gone: those partitions that stand below the oldest message, or beyond the newest, begin at the oldest.
     fn overrun(&self) -> Result<(), Error> {
         let ours = self.consumer.context().ours.lock().unwrap_or_else(PoisonError::into_inner).clone();
@@ -187,6 +196,9 @@ impl Group {
                     "messages were deleted before they were read: what is missing shows as gaps"
                 );
                 self.begin_at(&[partition], &HashMap::from([(partition, low)]))?;
+                if position > high {
+                    self.anew.lock().unwrap_or_else(PoisonError::into_inner).insert(partition);
+                }
             }
         }
         Ok(())

@@ -54,7 +54,7 @@ impl KafkaFeed {
             let part = partition.to_string();
             let known = book.position(&self.source, &part);
             // Read before the store told where to go on, or after a rebalance that gave the partition away and back.
-            if known.is_some_and(|known| offset < known) {
+            if known.is_some_and(|known| offset < known) && !self.group.begins_anew(partition) {
                 continue;
             }
             // Offsets are not gapless (aborted transactions, compaction, retention); seqs are, and say what is missing.
