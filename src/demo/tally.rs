@@ -65,7 +65,8 @@ impl Tally {
         for epoch in journal::list(&self.state_dir)? {
             for shard in epoch.shards {
                 if !self.readers.iter().any(|(e, s, _)| (*e, *s) == (epoch.epoch, shard.shard)) {
-                    self.readers.push((epoch.epoch, shard.shard, Reader::open(&shard.path, 0)?));
+                    let reader = shard.reader(0)?;
+                    self.readers.extend(reader.map(|reader| (epoch.epoch, shard.shard, reader)));
                 }
             }
         }

@@ -72,12 +72,7 @@ fn journal(dir: &Path, follow: bool, out: &mut Printer<impl Write>) -> anyhow::R
         for epoch in epochs {
             for shard in epoch.shards {
                 if !readers.iter().any(|(e, s, ..)| (*e, *s) == (epoch.epoch, shard.shard)) {
-                    let reader = match Reader::open(&shard.path, 0) {
-                        Ok(reader) => reader,
-                        // Shipped, and gone since it was listed.
-                        Err(_) if !shard.path.exists() => continue,
-                        Err(error) => return Err(error.into()),
-                    };
+                    let Some(reader) = shard.reader(0)? else { continue };
                     readers.push((epoch.epoch, shard.shard, shard.node, reader));
                 }
             }

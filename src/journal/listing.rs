@@ -3,9 +3,10 @@
 use std::path::{Path, PathBuf};
 
 use super::cursor::Cursor;
+use super::reader::Reader;
 use super::segment::Names;
 use super::segment_file::SegmentFile;
-use super::statedir::{epoch_path, epochs, is_live, shard_path, shards};
+use super::statedir::{epoch_path, epochs, is_gone, is_live, shard_path, shards};
 use super::{Error, io_error};
 
 /// A shard, as [`list`] finds it.
@@ -42,17 +43,36 @@ pub struct EpochListing {
     pub shards: Vec<ShardListing>,
 }
 
-/// Everything in a state directory, epochs and shards in order. Takes no lock and changes nothing.
+impl ShardListing {
+    /// [`Reader::open`]; none if the shard was shipped and freed since it was listed.
+    pub fn reader(&self, from_seq: u64) -> Result<Option<Reader>, Error> {
+        match Reader::open(&self.path, from_seq) {
+            Ok(reader) => Ok(Some(reader)),
+            Err(_) if is_gone(&self.path) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+/// Everything in a state directory, epochs and shards in order; not those that are freed meanwhile. Takes no lock and changes nothing.
 pub fn list(state_dir: &Path) -> Result<Vec<EpochListing>, Error> {
     let mut listing = Vec::new();
     for epoch in epochs(state_dir)? {
         let path = epoch_path(state_dir, epoch);
-        let live = is_live(&path)?;
-        let found = shards(&path)?.into_iter().map(|shard| list_shard(shard_path(&path, shard), epoch, shard));
-        let shards = found.collect::<Result<_, _>>()?;
-        listing.push(EpochListing { epoch, path, live, shards });
+        match list_epoch(path.clone(), epoch) {
+            Ok(epoch) => listing.push(epoch),
+            Err(_) if is_gone(&path) => {}
+            Err(error) => return Err(error),
+        }
     }
     Ok(listing)
+}
+
+fn list_epoch(path: PathBuf, epoch: u32) -> Result<EpochListing, Error> {
+    let live = is_live(&path)?;
+    let found = shards(&path)?.into_iter().map(|shard| list_shard(shard_path(&path, shard), epoch, shard));
+    let shards = found.collect::<Result<_, _>>()?;
+    Ok(EpochListing { epoch, path, live, shards })
 }
 
 fn list_shard(path: PathBuf, epoch: u32, shard: u16) -> Result<ShardListing, Error> {

@@ -10,6 +10,7 @@ use super::cursor::Cursor;
 use super::frame::Head;
 use super::segment::{Mark, Name, Names};
 use super::segment_file::SegmentFile;
+use super::statedir::is_gone;
 use super::{Error, io_error};
 
 /// A record.
@@ -235,11 +236,20 @@ impl Reader {
         self.current.as_ref().map(|segment| (segment, segment.next))
     }
 
+    /// The files to read; none if the epoch was freed, with all its records acknowledged.
+    fn names(&self) -> Result<Vec<Name>, Error> {
+        match Names::of(&self.directory) {
+            Ok(names) => Ok(names.effective),
+            Err(_) if is_gone(&self.directory) => Ok(Vec::new()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Opens the segment that holds the wanted seq. False: there is none yet.
     fn select(&mut self) -> Result<bool, Error> {
         // A file that is gone by the time it is opened was recycled: look again.
         for _ in 0..100 {
-            let names = Names::of(&self.directory)?.effective;
+            let names = self.names()?;
             let behind = names.partition_point(|name| name.first_seq <= self.want);
             let at = behind.saturating_sub(1);
             let Some(name) = names.get(at) else {
@@ -260,7 +270,7 @@ impl Reader {
         let Some(segment) = &self.current else {
             return Ok(true);
         };
-        let names = Names::of(&self.directory)?.effective;
+        let names = self.names()?;
         let behind = names.partition_point(|name| name.first_seq <= self.want);
         let there = behind.checked_sub(1).and_then(|at| names.get(at));
         let stop = names.get(behind).map(|name| name.first_seq);

@@ -248,6 +248,11 @@ fn numbered(directory: &Path, prefix: &str) -> Result<Vec<u32>, Error> {
     Ok(numbers)
 }
 
+/// Whether an epoch or one of its shards was freed: a directory goes when all that is in it was acknowledged.
+pub(super) fn is_gone(directory: &Path) -> bool {
+    matches!(directory.try_exists(), Ok(false))
+}
+
 /// Whether somebody holds the epoch's lock.
 pub(super) fn is_live(epoch_path: &Path) -> Result<bool, Error> {
     let path = epoch_path.join("lock");

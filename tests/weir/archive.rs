@@ -1,5 +1,6 @@
 //! The archive as it is run: beside the ledger, by itself, killed all along; verified, tampered with, erased.
 
+use std::collections::BTreeMap;
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -176,7 +177,6 @@ fn from_a_topic_archivers_of_a_group_killed_at_random_archive_everything_once_an
 }
 
 #[test]
-#[ignore = "it has passed once and failed once, under load, with the hole's records not all counted; the cause is not known yet"]
 fn what_a_topic_has_deleted_before_it_was_archived_is_a_stated_hole() {
     if !is_real() {
         eprintln!("skipped: the mock cluster deletes nothing");
@@ -192,14 +192,21 @@ fn what_a_topic_has_deleted_before_it_was_archived_is_a_stated_hole() {
     until("the archiver to have begun", || (rows_and_missing(house).0 > 50).then_some(()));
     kill_after(&mut early, 100);
     std::thread::sleep(Duration::from_secs(1));
+    kafka.delete_but("overrun", 3, 2);
+    // That something was deleted shows in what comes after it, of each shard.
+    std::thread::sleep(Duration::from_secs(1));
     load.end();
     stop(sidecar.process);
-    let reading = kafka.read("overrun");
-    reading.assert_whole();
-    kafka.delete_but("overrun", 3, 2);
+    let mut next_seqs = BTreeMap::new();
+    for record in &kafka.read("overrun").records.0 {
+        let (_, shard, seq) = record.place();
+        let next_seq: &mut i64 = next_seqs.entry(shard).or_default();
+        *next_seq = (*next_seq).max(seq + 1);
+    }
+    assert_eq!(next_seqs.len(), 3, "{next_seqs:?}");
+    let records: i64 = next_seqs.values().sum();
     let late = archiver(house);
     late.await_line("messages were deleted before they were read");
-    let records = reading.records.0.len() as i64;
     until("all to be there, or known to be missing", || {
         let (rows, missing) = rows_and_missing(house);
         (rows + missing == records && missing > 0).then_some(())

@@ -78,9 +78,9 @@ impl JournalFeed {
                 if self.shards.contains_key(&key) {
                     continue;
                 }
-                let stream = StreamId { node: shard.node, epoch: epoch.epoch, shard: shard.shard };
+                let stream = StreamId { node: shard.node.clone(), epoch: epoch.epoch, shard: shard.shard };
                 let position = book.position(SOURCE, &stream.to_string()).and_then(|seq| u64::try_from(seq).ok());
-                let reader = Reader::open(&shard.path, position.unwrap_or(0))?;
+                let Some(reader) = shard.reader(position.unwrap_or(0))? else { continue };
                 self.shards.insert(key, Shard { stream, path: shard.path, reader, skipped: 0 });
             }
         }
@@ -92,7 +92,12 @@ impl JournalFeed {
     /// after a power cut would else give these seqs to other records.
     pub(super) fn harden(&mut self) -> Result<(), Error> {
         for (path, first_seq) in std::mem::take(&mut self.read) {
-            let entries = std::fs::read_dir(&path).map_err(io("list", &path))?;
+            let entries = match std::fs::read_dir(&path) {
+                Ok(entries) => entries,
+                // Shipped and freed meanwhile: it was durable.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
+                Err(error) => return Err(io("list", &path)(error)),
+            };
             let mut segments: Vec<String> = entries
                 .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
                 .filter(|name| name.starts_with("seg-"))
