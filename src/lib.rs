@@ -18,6 +18,7 @@ pub mod config;
 pub mod event;
 pub mod ids;
 pub mod metrics;
+pub mod sheet;
 pub mod units;
 
 pub mod attribution;

@@ -11,9 +11,9 @@ use serde_json::json;
 use crate::cli::{UsageArgs, UsageBy};
 use crate::clock::{HOUR_US, utc_text};
 use crate::config::Meter;
-use crate::event::csv_field;
 use crate::ledger_command::{Setting, hour, runtime};
 use crate::rollup::{Window, amount, nodes, shown};
+use crate::sheet::text_field;
 use crate::store::{Correction, Filter, Group, Series, Sums};
 use crate::units::grouped;
 use chart::Terminal;
@@ -66,7 +66,7 @@ pub fn run(args: &UsageArgs) -> anyhow::Result<()> {
         writeln!(out, "{},{}", label(args.by), names.join(","))?;
         for line in &lines {
             let amounts: Vec<String> = line.amounts.iter().map(i64::to_string).collect();
-            writeln!(out, "{},{}", csv_field(&line.label), amounts.join(","))?;
+            writeln!(out, "{},{}", text_field(&line.label), amounts.join(","))?;
         }
         return Ok(());
     }

@@ -10,8 +10,9 @@
 //! files, the distinct answers of each source and the table itself, and ends with an error when that becomes more than
 //! the budget allows, or when it takes longer.
 
-use std::collections::HashMap;
 use std::time::SystemTime;
+
+use hashbrown::HashMap;
 
 use crate::Error;
 use crate::address::{Scope, scopes};
@@ -51,7 +52,8 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
         of_asn: std::mem::take(&mut inputs.of_asn),
         order: order(plan, &inputs.columns)?,
         bogon: 0,
-        rows: Interner::new(),
+        records: HashMap::from([(Resolved::default(), 0)]),
+        rows: vec![Row::default()],
         places: Interner::new(),
         networks: Interner::new(),
         label_sets: Sets::new(),
@@ -69,7 +71,7 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
         v6.push(start, record);
         v6.len() * 8
     })?;
-    let v6 = v6.finish(merge.rows.values.len() as u32);
+    let v6 = v6.finish(merge.rows.len() as u32);
     for column in &inputs.columns {
         if let Part::Mmdb(database) = &column.part
             && let Some(facts) = inputs.sources.get_mut(usize::from(column.source))
@@ -91,7 +93,7 @@ pub fn compile(plan: &Plan, at: SystemTime) -> Result<Table, Error> {
     label_sets.items.shrink_to_fit();
     label_sets.ends.shrink_to_fit();
     let records = Records {
-        rows: Records::pack(&rows.values),
+        rows: Records::pack(&rows),
         places: places.values,
         networks: networks.values,
         labels: label_sets.items,
@@ -245,12 +247,24 @@ struct Merge {
     of_asn: HashMap<u32, Vec<(SourceId, u32)>>,
     order: [Vec<usize>; 5],
     bogon: u32,
-    rows: Interner<Row>,
+    /// Number of each combination that was found.
+    records: HashMap<Resolved, u32>,
+    /// By number.
+    rows: Vec<Row>,
     places: Interner<Place>,
     networks: Interner<Network>,
     label_sets: Sets<Label>,
     /// Labels of the range at hand.
     gathered: Vec<Label>,
+}
+
+/// What is known of a range. It is looked up whole: of a large database each further look costs a fetch from memory for every range.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Hash)]
+struct Resolved {
+    place: Place,
+    network: Network,
+    labels: u32,
+    account: u32,
 }
 
 /// Where a walk through a column is.
@@ -356,8 +370,8 @@ impl Merge {
             }
             let known_better = overrides.get(override_.current as usize).copied().unwrap_or_default();
             let scope = Scope::from_number(scope.current as u8).unwrap_or_default();
-            let row = self.resolve(scope, known_better, override_source, account.current, &cursors);
-            let record = self.rows.intern(row);
+            let resolved = self.resolve(scope, known_better, override_source, account.current, &cursors);
+            let record = self.number(resolved);
             if last.replace(record) != Some(record) {
                 let table_bytes = emit(at, record);
                 ranges += 1;
@@ -377,7 +391,16 @@ impl Merge {
 
     /// About what the answers hold in memory.
     fn bytes(&self) -> usize {
-        self.words.names.bytes() + self.rows.values.len() * (size_of::<Row>() + 8)
+        self.words.names.bytes() + self.rows.len() * (size_of::<Row>() + size_of::<Resolved>() + 8)
+    }
+
+    fn number(&mut self, resolved: Resolved) -> u32 {
+        let Merge { records, rows, places, networks, .. } = self;
+        *records.entry(resolved).or_insert_with(|| {
+            let Resolved { place, network, labels, account } = resolved;
+            rows.push(Row { place: places.intern(place), network: networks.intern(network), labels, account });
+            rows.len() as u32 - 1
+        })
     }
 
     fn resolve(
@@ -387,7 +410,7 @@ impl Merge {
         override_source: SourceId,
         account: u32,
         cursors: &[Cursor<'_>],
-    ) -> Row {
+    ) -> Resolved {
         let mut place = Place { scope, ..Place::default() };
         let mut network = Network::default();
         if scope == Scope::Global {
@@ -411,7 +434,7 @@ impl Merge {
             (network.as_org, network.as_org_source) = first(Field::AsOrg);
         }
         let labels = self.labels(scope, known_better, override_source, network.asn, cursors);
-        Row { place: self.places.intern(place), network: self.networks.intern(network), labels, account }
+        Resolved { place, network, labels, account }
     }
 
     fn labels(

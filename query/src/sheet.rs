@@ -7,11 +7,8 @@
 //! | CSV (RFC 4180) | hexadecimal | as they are written | `a b` | on stderr |
 //! | Parquet | bytes | bytes | list | on stderr, and in the file as `weir.answer` |
 //!
-//! CSV is opened in spreadsheets, and clients choose much of what a record says (`host`, `path`, `sni`): a text that a spreadsheet would
-//! take for a formula has an apostrophe before it, as OWASP advises. Numbers are numbers. Who reads by machine takes JSON or Parquet,
-//! where texts are what they were.
+//! No text of CSV is a formula ([`weir::sheet`]).
 
-use std::borrow::Cow;
 use std::io::Write;
 use std::sync::Arc;
 
@@ -31,14 +28,12 @@ use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::WriterProperties;
 use serde_json::Value;
+use weir::sheet::without_formula;
 
 use crate::functions::address_texts;
 
 /// Metadata of a column that holds addresses, so that they are shown as such.
 pub const ADDRESS: (&str, &str) = ("weir", "address");
-
-/// What a formula begins with, in halfwidth and fullwidth, and what spreadsheets skip before one.
-const FORMULA: [char; 11] = ['=', '+', '-', '@', '＝', '＋', '－', '＠', '\t', '\r', '\n'];
 
 /// How rows are written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -209,10 +204,6 @@ fn without_formulas(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     }
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
-}
-
-fn without_formula(text: &str) -> Cow<'_, str> {
-    if text.starts_with(FORMULA) { Cow::Owned(format!("'{text}")) } else { Cow::Borrowed(text) }
 }
 
 fn is_text(kind: &DataType) -> bool {

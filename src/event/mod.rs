@@ -17,7 +17,7 @@ mod print;
 pub use addresses::{AddressForm, Addresses};
 pub use encode::{PlaceNote, RequestNote, SessionNote, Tail};
 pub use loss::{Loss, Losses, SeqRange};
-pub use print::{CSV_HEADER, Position, csv_field, csv_line, from_json, json_line, text_line};
+pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
 
 /// Types generated from `weir.usage.v1`.
 #[allow(missing_docs, clippy::doc_markdown)] // generated; the .proto holds the comments

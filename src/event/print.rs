@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::{ShardEnd, UsageRecord};
 use crate::ids::hex;
+use crate::sheet::text_field;
 
 /// Where a record stands: gapless in `seq` for each (node, epoch, shard).
 #[derive(Clone, Copy, Debug)]
@@ -122,7 +123,7 @@ pub fn json_line(position: &Position<'_>, record: &UsageRecord) -> Result<String
     serde_json::to_string(&printed(position, record))
 }
 
-/// The record as one line of CSV (RFC 4180), without the line end; columns as in [`CSV_HEADER`].
+/// The record as one line of CSV ([`crate::sheet`]), without the line end; columns as in [`CSV_HEADER`].
 pub fn csv_line(position: &Position<'_>, record: &UsageRecord) -> Result<String, serde_json::Error> {
     Ok(from_json(&serde_json::to_value(printed(position, record))?, true))
 }
@@ -139,7 +140,10 @@ pub fn from_json(value: &Value, csv: bool) -> String {
         return CSV_HEADER
             .trim_end_matches(',')
             .split(',')
-            .map(|name| csv_field(&field(value, name)))
+            .map(|name| match value.get(name) {
+                Some(Value::Number(number)) => number.to_string(),
+                _ => text_field(&field(value, name)).into_owned(),
+            })
             .collect::<Vec<_>>()
             .join(",");
     }
@@ -177,14 +181,6 @@ fn field(value: &Value, name: &str) -> String {
         Some(other) => other.to_string(),
         None => String::new(),
     }
-}
-
-/// A field of CSV (RFC 4180).
-pub fn csv_field(text: &str) -> String {
-    if text.contains(['"', ',', '\n', '\r']) {
-        return format!("\"{}\"", text.replace('"', "\"\""));
-    }
-    text.to_owned()
 }
 
 /// UTC, to the millisecond.

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use crate::clock::utc_text;
-use crate::event::csv_field;
+use crate::sheet::text_field;
 
 /// What a column holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -74,25 +74,20 @@ pub fn json(columns: &[Column], row: &Row) -> serde_json::Value {
 
 /// The header of a CSV.
 pub fn csv_header(columns: &[Column]) -> String {
-    let names: Vec<String> = columns.iter().map(|column| csv_field(&column.name)).collect();
+    let names: Vec<_> = columns.iter().map(|column| text_field(&column.name)).collect();
     names.join(",") + "\r\n"
 }
 
 /// A row of a CSV.
 pub fn csv_row(columns: &[Column], row: &Row) -> String {
     let cells = columns.iter().zip(row).map(|(column, value)| match (value, column.kind) {
-        (Value::None, _) => String::new(),
-        (Value::Number(us), Kind::Time) => utc_text(*us),
-        (Value::Number(number), _) => number.to_string(),
-        (Value::Text(text), _) => csv_text(text),
-        (Value::Truth(truth), _) => truth.to_string(),
+        (Value::None, _) => Cow::Borrowed(""),
+        (Value::Number(us), Kind::Time) => Cow::Owned(utc_text(*us)),
+        (Value::Number(number), _) => Cow::Owned(number.to_string()),
+        (Value::Text(text), _) => text_field(text),
+        (Value::Truth(truth), _) => Cow::Owned(truth.to_string()),
     });
     cells.collect::<Vec<_>>().join(",") + "\r\n"
-}
-
-/// A path or a host is chosen by strangers: a spreadsheet must not take it for a formula.
-fn csv_text(text: &str) -> String {
-    if text.starts_with(['=', '+', '-', '@', '\t', '\r']) { csv_field(&format!("'{text}")) } else { csv_field(text) }
 }
 
 #[cfg(test)]

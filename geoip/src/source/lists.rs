@@ -174,6 +174,7 @@ struct Rows<'a> {
 
 impl Rows<'_> {
     fn add(&mut self, prefix: &str, label: &str, service: &str, line: u64) -> Result<(), Error> {
+        self.input.deadline.check_row(self.answers.len() as u64)?;
         let wrong = |reason| Error::Line { path: self.input.path.clone(), line, reason };
         let network = network(prefix).map_err(wrong)?;
         let service: String = service
