@@ -19,10 +19,6 @@ use weir::rollup::{Book, Options, Spot};
 use weir::store::Store;
 use weir::wire::Hash;
 
-/// As in weir itself.
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 const RECORDS: usize = 1_000_000;
 const PLAIN_RECORDS: usize = 50_000;
 const MESSAGE_RECORDS: usize = 500;

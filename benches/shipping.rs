@@ -21,9 +21,6 @@ use weir::metrics::metrics;
 use weir::shipper::{Shipper, Source};
 use weir::units::Counters;
 
-#[global_allocator]
-static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
-
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let Some(servers) = arguments.iter().find(|argument| argument.contains(':')) else {

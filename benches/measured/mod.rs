@@ -2,6 +2,10 @@
 
 use std::time::{Duration, Instant};
 
+/// As in weir itself.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 /// From one moment on: the time that passed, and the CPU time of all threads of this process.
 pub struct Stopwatch {
     begun: Instant,

@@ -12,7 +12,7 @@
 //! add 28 bytes to each row and make all of them different). It proves nothing, and need not: the manifest has each file's hash.
 //! Across days and accounts nothing can be compared: whoever has no key learns of an address that it came again today.
 //!
-//! A key is on the disk before anything is encrypted with it. Destroying one writes its day's file anew and overwrites the old one;
+//! A key is in its file before anything is encrypted with it, and on the disk before that is committed. Destroying one writes its day's file anew and overwrites the old one;
 //! where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all keys at once. Keys are kept
 //! under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth nothing.
 //!
@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File, OpenOptions};
 use std::io::{ErrorKind, Read as _, Seek as _, SeekFrom, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use ipcrypt_rs::Ipcrypt;
@@ -36,11 +36,13 @@ use super::Error;
 use crate::clock::{DAY_US, date_of, parse_utc};
 use crate::ids::{hex, unhex};
 
-/// Keys that are ready in memory; beyond, all are read again.
+/// Keys that are ready in memory; beyond, those of other days are forgotten.
 const READY_MAX: usize = 100_000;
 
 /// Which account, without its name.
 type Owner = [u8; 16];
+/// Keys in a day's file.
+type Lines = BTreeMap<Owner, [u8; 16]>;
 
 /// A directory of keys.
 pub struct Keys {
@@ -48,12 +50,23 @@ pub struct Keys {
     master: LessSafeKey,
     random: SystemRandom,
     ready: HashMap<(Owner, i64), Ipcrypt>,
+    /// Days whose keys are ready.
+    days: HashMap<i64, Read>,
     /// The key that was asked for last and is not there: rows of an account follow one another.
     absent: Option<(Owner, i64)>,
     /// How many times keys had been destroyed when those in memory were read.
     destructions: u64,
     /// The account that was asked for last: most records follow one of their account.
     last: Option<(String, Owner)>,
+}
+
+/// How far a day's file was read. It only grows, until keys are destroyed: then it is another one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Read {
+    inode: u64,
+    destructions: u64,
+    /// Bytes, to the end of the last line.
+    whole: u64,
 }
 
 impl Keys {
@@ -80,6 +93,7 @@ impl Keys {
             master: LessSafeKey::new(master),
             random,
             ready: HashMap::new(),
+            days: HashMap::new(),
             absent: None,
             destructions: destructions(directory)?,
             last: None,
@@ -128,12 +142,25 @@ impl Keys {
         Ok(self.ready.get(&place))
     }
 
-    /// Keeps everybody from destroying keys while the answer lives. None: some were destroyed since this process read them; it has
+    /// Has all keys on the disk, and keeps everybody from destroying any while the answer lives. None: some were destroyed since this process read them; it has
     /// forgotten all of them now, and what it has encrypted and not committed is to be encrypted again.
     pub fn stand_still(&mut self) -> Result<Option<File>, Error> {
         let lock = lock(&self.directory)?;
         let destructions = destructions(&self.directory)?;
         if destructions == self.destructions {
+            for day in self.days.keys() {
+                let path = self.path(*day);
+                match File::open(&path) {
+                    Ok(file) => file.sync_all().map_err(failed("sync", &path))?,
+                    // Destroyed by hand.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {
+                        self.forget();
+                        return Ok(None);
+                    }
+                    Err(source) => return Err(failed("open", &path)(source)),
+                }
+            }
+            sync(&self.directory)?;
             return Ok(Some(lock));
         }
         self.destructions = destructions;
@@ -146,8 +173,8 @@ impl Keys {
         let owner = owner(account);
         let _lock = lock(&self.directory)?;
         let mut destroyed = 0;
-        for day in self.days()? {
-            let mut lines = self.read(day)?;
+        for day in self.kept()? {
+            let Some((_, mut lines)) = self.read(day, None)? else { continue };
             if lines.remove(&owner).is_none() {
                 continue;
             }
@@ -163,18 +190,19 @@ impl Keys {
 
     fn forget(&mut self) {
         self.ready.clear();
+        self.days.clear();
         self.absent = None;
     }
 
     /// Destroys all keys of days that ended before this time: nothing is left that was encrypted with them.
     pub fn destroy_before(&mut self, before_us: i64) -> Result<(), Error> {
         let _lock = lock(&self.directory)?;
-        let mut days = self.days()?;
+        let mut days = self.kept()?;
         days.retain(|day| (day + 1) * DAY_US <= before_us);
         if !days.is_empty() {
             self.announce()?;
         }
-        days.into_iter().try_for_each(|day| self.replace(day, &BTreeMap::new()))
+        days.into_iter().try_for_each(|day| self.replace(day, &Lines::new()))
     }
 
     /// Has every process that holds keys forget them, before the first is destroyed.
@@ -188,7 +216,8 @@ impl Keys {
         self.directory.join(format!("{year:04}-{month:02}-{day:02}.keys"))
     }
 
-    fn days(&self) -> Result<Vec<i64>, Error> {
+    /// Days that there are keys of.
+    fn kept(&self) -> Result<Vec<i64>, Error> {
         let failed = |source| Error::Io { operation: "list", path: self.directory.clone(), source };
         let mut days = Vec::new();
         for entry in fs::read_dir(&self.directory).map_err(failed)? {
@@ -208,53 +237,70 @@ impl Keys {
         let mut key = [0; 16];
         self.random.fill(&mut key).map_err(|_| Error::NoRandomness)?;
         let path = self.path(day);
-        let is_new = !path.exists();
         let line = format!("{} {}\n", hex(&owner), hex(&self.wrap(owner, day, key)?));
-        append(&path, &line).map_err(failed("write", &path))?;
-        if is_new {
-            sync(&self.directory)?;
-        }
+        let whole = self.days.get(&day).map_or(0, |read| read.whole);
+        let inode = append(&path, whole, &line).map_err(failed("write", &path))?;
+        let read = Read { inode, destructions: destructions(&self.directory)?, whole: whole + line.len() as u64 };
+        self.days.insert(day, read);
         self.ready.insert((owner, day), Ipcrypt::new(key));
         Ok(())
     }
 
-    /// Reads a day's keys into memory.
+    /// Reads what there is of a day's keys and is not in memory yet.
     fn learn(&mut self, day: i64) -> Result<(), Error> {
         if self.ready.len() > READY_MAX {
-            self.forget();
+            self.ready.retain(|(_, of), _| *of == day);
+            self.days.retain(|of, _| *of == day);
         }
-        for (owner, key) in self.read(day)? {
-            self.ready.insert((owner, day), Ipcrypt::new(key));
-        }
+        let known = self.days.get(&day).copied();
+        let Some((read, keys)) = self.read(day, known)? else {
+            self.days.remove(&day);
+            return Ok(());
+        };
+        self.days.insert(day, read);
+        self.ready.extend(keys.into_iter().map(|(owner, key)| ((owner, day), Ipcrypt::new(key))));
         Ok(())
     }
 
-    fn read(&self, day: i64) -> Result<BTreeMap<Owner, [u8; 16]>, Error> {
+    /// A day's keys, beyond those that are known; none if it has no file.
+    fn read(&self, day: i64, known: Option<Read>) -> Result<Option<(Read, Lines)>, Error> {
         let path = self.path(day);
-        let text = match fs::read_to_string(&path) {
-            Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(BTreeMap::new()),
+        let destructions = destructions(&self.directory)?;
+        let mut file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(Error::Io { operation: "read", path, source }),
         };
-        // A line that a kill has torn has encrypted nothing.
-        let whole = text.split_inclusive('\n').filter(|line| line.ends_with('\n'));
-        let mut keys = BTreeMap::new();
-        for line in whole {
-            let read = line.trim_end().split_once(' ').and_then(|(owner, wrapped)| {
-                let owner: Owner = unhex(owner.as_bytes())?.try_into().ok()?;
-                Some((owner, self.unwrap(owner, day, unhex(wrapped.as_bytes())?)?))
-            });
-            let Some((owner, key)) = read else {
+        let inode = file.metadata().map_err(failed("read", &path))?.ino();
+        let is_same = |known: &Read| (known.inode, known.destructions) == (inode, destructions);
+        let mut whole = known.filter(is_same).map_or(0, |known| known.whole);
+        let mut text = Vec::new();
+        let found = file.seek(SeekFrom::Start(whole)).and_then(|_| file.read_to_end(&mut text));
+        found.map_err(failed("read", &path))?;
+        let mut keys = Lines::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            whole += line.len() as u64;
+            // Torn by a power cut, as the last one may be by a kill: nothing was committed that it encrypted.
+            if line.contains(&0) {
+                continue;
+            }
+            let Some((owner, key)) = self.key(day, line) else {
                 let reason = "a line of it is no key under the master key beside it".to_owned();
                 return Err(Error::Key { path, reason });
             };
             keys.insert(owner, key);
         }
-        Ok(keys)
+        Ok(Some((Read { inode, destructions, whole }, keys)))
+    }
+
+    fn key(&self, day: i64, line: &[u8]) -> Option<(Owner, [u8; 16])> {
+        let (owner, wrapped) = line.trim_ascii_end().split_at_checked(2 * size_of::<Owner>())?;
+        let owner: Owner = unhex(owner)?.try_into().ok()?;
+        Some((owner, self.unwrap(owner, day, unhex(wrapped.strip_prefix(b" ")?)?)?))
     }
 
     /// Writes a day's file anew, or removes it; then overwrites what it was.
-    fn replace(&self, day: i64, keys: &BTreeMap<Owner, [u8; 16]>) -> Result<(), Error> {
+    fn replace(&self, day: i64, keys: &Lines) -> Result<(), Error> {
         let path = self.path(day);
         let mut old = OpenOptions::new().write(true).open(&path).map_err(failed("open", &path))?;
         if keys.is_empty() {
@@ -323,18 +369,13 @@ fn lock(directory: &Path) -> Result<File, Error> {
     file.and_then(|file| file.lock().map(|()| file)).map_err(failed("lock", &path))
 }
 
-/// Adds a line to a file that may end in one that a kill has torn.
-fn append(path: &Path, line: &str) -> std::io::Result<()> {
-    let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let mut text = Vec::new();
-    file.read_to_end(&mut text)?;
-    let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
-    if whole < text.len() {
-        file.set_len(whole as u64)?;
-        file.seek(SeekFrom::End(0))?;
-    }
+/// Adds a line behind those that are whole: a kill may have torn the last. Says which file it is.
+fn append(path: &Path, whole: u64, line: &str) -> std::io::Result<u64> {
+    let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    file.set_len(whole)?;
+    file.seek(SeekFrom::End(0))?;
     file.write_all(line.as_bytes())?;
-    file.sync_all()
+    Ok(file.metadata()?.ino())
 }
 
 /// Writes a file, all of it or nothing. The lock keeps the draft ours.
@@ -388,6 +429,33 @@ mod tests {
         let mut keys = Keys::open(directory.path()).unwrap();
         assert_eq!(keys.unseal("acme", 5, sealed).unwrap(), Some([7; 16]));
         assert!(keys.sealed("globex", 5, [7; 16]).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_two_processes_add_to_a_day_both_know() {
+        let directory = tempfile::tempdir().unwrap();
+        let open = || Keys::open(directory.path()).unwrap();
+        let (mut one, mut other) = (open(), open());
+        let account = |at: usize| format!("account-{at}");
+        let sealed: Vec<_> = (0..40)
+            .map(|at| (if at % 3 == 0 { &mut one } else { &mut other }).seal(&account(at), 5, [at as u8; 16]).unwrap())
+            .collect();
+        for keys in [&mut one, &mut other, &mut open()] {
+            for (at, sealed) in sealed.iter().enumerate() {
+                assert_eq!(keys.seal(&account(at), 5, [at as u8; 16]).unwrap(), *sealed, "{at}");
+            }
+            assert!(keys.stand_still().unwrap().is_some());
+        }
+        // Destroyed: the file is another one.
+        assert_eq!(open().destroy(&account(7)).unwrap(), 1);
+        let new = other.seal("new", 5, [1; 16]).unwrap();
+        assert!(other.stand_still().unwrap().is_none() && one.stand_still().unwrap().is_none());
+        assert_eq!(one.seal("new", 5, [1; 16]).unwrap(), new);
+        assert_ne!(one.seal(&account(7), 5, [7; 16]).unwrap(), sealed[7]);
+        assert_eq!(other.seal(&account(8), 5, [8; 16]).unwrap(), sealed[8]);
+        fs::remove_file(directory.path().join("1970-01-01.keys")).unwrap();
+        assert!(other.stand_still().unwrap().is_none() && other.stand_still().unwrap().is_some());
+        assert_ne!(other.seal("new", 5, [1; 16]).unwrap(), new);
     }
 
     #[test]
