@@ -27,7 +27,9 @@ def checks(rig):
     rule = "".join(f'\n[[attribution]]\nname = "acme-{n}"\nhost = "{host}"\naccount = "acme"\nendpoint = "{host.split(".")[0]}"\n' for n, host in enumerate(HOSTS[:2]))
     budgets = '\n[[budgets]]\naccount = "acme"\nmeter = "requests"\namount = 100\n[[budgets]]\naccount = "globex"\nmeter = "egress_bytes"\namount = 1000000000\n'
     alerts = f'\n[alerts]\nwebhook = "http://127.0.0.1:{hook}/"\nsecret = "alerts.secret"\nlook_interval_ms = 200\nretry_first_ms = 200\n'
-    rig.start_weir({"web": listener}, sink=f'kind = "none"\n[portal]\nlisten = "127.0.0.1:{portal}"\nrequests_per_minute_max = 100000{alerts}{budgets}{rule}')
+    has_query = pathlib.Path(rig.binary).with_name("weir-query").exists()
+    archive = f'\n[archive]\nplace = "{rig.folder}/archive"\ncommit_interval_s = 1\nbuckets = 2\n' if has_query else ""
+    rig.start_weir({"web": listener}, sink=f'kind = "none"\n[portal]\nlisten = "127.0.0.1:{portal}"\nrequests_per_minute_max = 100000{alerts}{budgets}{archive}{rule}')
     for n in range(126):
         traffic(rig.ports["web"], HOSTS[n % 3], f"/bytes/{n * 1000}" if n % 5 else "/no/such")
     config = rig.folder / "weir.toml"
@@ -42,6 +44,10 @@ def checks(rig):
         rig.score.check("a stranger is asked for a token", address.endswith("/login"), f"{address} {status}")
         rig.score.equal("the link lets the operator in", browser.visit(link)[0], f"http://127.0.0.1:{portal}/")
         operator(rig, browser, f"http://127.0.0.1:{portal}", config)
+        if has_query:
+            questions(rig, browser, f"http://127.0.0.1:{portal}")
+        else:
+            rig.score.skip("the archive's pages", "there is no weir-query: cargo build -p weir-query")
         customer(rig, browser, f"http://127.0.0.1:{portal}")
     finally:
         browser.close()
@@ -140,6 +146,27 @@ def operator(rig, browser, base, config):
     browser.click(place[0] + place[2] * at / 24, place[1] + place[3] / 2)
     wait_for(lambda: browser.take(5) and browser.loaded, "a click on a bar")
     score.check("a click on a bar leads to its sessions", "/sessions?" in browser.ask("location.href"), browser.ask("location.href"))
+
+
+def questions(rig, browser, base):
+    """The operator asks the archive, in SQL and by name."""
+    def ask(sql):
+        browser.visit(f"{base}/archive")
+        browser.loaded = False
+        browser.ask(f"document.querySelector('textarea').value = {json.dumps(sql)}; document.querySelector('form[method=post]').requestSubmit()")
+        wait_for(lambda: browser.take(5) and browser.loaded, "an answer")
+        return browser.ask("[...document.querySelectorAll('section[aria-labelledby=answer] tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
+
+    counted = [[host, "42"] for host in sorted(HOSTS)]
+    wait_for(lambda: ask("SELECT host, count(*) AS n FROM requests GROUP BY host ORDER BY host") == counted, "the archive to have all requests")
+    rig.score.equal("nothing is told of a question that is none", ask("SELECT nothing"), [])
+    told = browser.ask("document.querySelector('[role=alert]')?.textContent ?? ''")
+    rig.score.check("what is wrong with it is told", "nothing" in told, told)
+    today = time.strftime("%Y-%m-%d", time.gmtime())
+    browser.visit(f"{base}/archive/reports/top-talkers?from={today}")
+    text = browser.ask("document.body.textContent")
+    rig.score.check("a report knows the accounts", "acme" in text and "globex" in text, text[:500])
+    every_look(rig, browser, base, {"archive": "/archive", "archive-report": f"/archive/reports/residency?from={today}"})
 
 
 def follow(browser, page, selector):

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
-const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "causes", "metrics", "config"];
+const VOCABULARY: &[&str] = &["ids", "units", "clock", "event", "causes", "metrics", "sheet", "config"];
 const MECHANISMS: &[&str] = &[
     "meter",
     "journal",
