@@ -2,7 +2,7 @@
 //!
 //! The map, in the direction of the flow. What a module may import is above it or in the vocabulary; a test holds it so.
 //!
-//! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`causes`], [`metrics`], [`config`]
+//! * vocabulary: [`ids`], [`units`], [`clock`], [`event`], [`causes`], [`metrics`], [`sheet`], [`config`]
 //! * mechanisms: [`meter`] (whose octets are these), [`journal`] (what survives), [`attribution`] (who pays),
 //!   [`enrichment`] (what is known of an address), [`screening`] (what follows from it), [`privacy`] (what is kept of it), [`wire`]
 //!   (messages, and the proof that they are all there), [`login`] (who we are to a broker), [`sink`], [`source`] (a topic to read from),
