@@ -158,7 +158,7 @@ pub fn decode(file: &[u8], public_key: Option<&[u8; 32]>) -> Result<Table, Snaps
     }
     let signed = |end: usize| {
         let (body, digest) = file.get(..end)?.split_at_checked(end.checked_sub(DIGEST_BYTES)?)?;
-        (Sha256::digest(body).as_slice() == digest).then_some((body, digest))
+        (Sha256::digest(body)[..] == *digest).then_some((body, digest))
     };
     let body = match signed(file.len()) {
         Some((body, _)) if public_key.is_none() => body,
