@@ -153,9 +153,9 @@ def questions(rig, browser, base):
     def ask(sql):
         browser.visit(f"{base}/archive")
         browser.loaded = False
-        browser.ask(f"document.querySelector('textarea').value = {json.dumps(sql)}; document.querySelector('form[method=post]').requestSubmit()")
+        browser.ask(f"document.querySelector('textarea').value = {json.dumps(sql)}; document.querySelector('textarea').form.requestSubmit()")
         wait_for(lambda: browser.take(5) and browser.loaded, "an answer")
-        return browser.ask("[...document.querySelectorAll('section[aria-labelledby=answer] tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
+        return browser.ask("[...document.querySelectorAll('section[aria-labelledby=answer] .wide > table.numbers tbody tr')].map((row) => [...row.cells].map((cell) => cell.textContent))")
 
     counted = [[host, "42"] for host in sorted(HOSTS)]
     wait_for(lambda: ask("SELECT host, count(*) AS n FROM requests GROUP BY host ORDER BY host") == counted, "the archive to have all requests")
