@@ -92,7 +92,7 @@ fn verify(state: &Path, json: bool) -> anyhow::Result<()> {
     let mut out = std::io::stdout().lock();
     for epoch in epochs(state)? {
         for shard in &epoch.shards {
-            let mut reader = Reader::open(&shard.path, 0)?;
+            let Some(mut reader) = shard.reader(0)? else { continue };
             let mut here = 0u64;
             while let Some(entry) = reader.next()? {
                 let range = match entry {

@@ -12,9 +12,10 @@
 //! add 28 bytes to each row and make all of them different). It proves nothing, and need not: the manifest has each file's hash.
 //! Across days and accounts nothing can be compared: whoever has no key learns of an address that it came again today.
 //!
-//! A key is in its file before anything is encrypted with it, and on the disk before that is committed. Destroying one writes its day's file anew and overwrites the old one;
-//! where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all keys at once. Keys are kept
-//! under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth nothing.
+//! A key is in its file before anything is encrypted with it, and on the disk before that is committed. Destroying one writes its day's
+//! file anew and overwrites the old one; where the disk keeps what was overwritten (snapshots, flash), destroying the master key ends all
+//! keys at once. Keys are kept under it (AES-256-GCM; name and day are authenticated) so that a copy of the directory without it is worth
+//! nothing.
 //!
 //! **Processes that have keys in memory** ask [`Keys::stand_still`] before each commit: where keys were destroyed since, what they have
 //! encrypted is thrown away and encrypted again with keys that are there. So whatever a destroyed key encrypted was committed before it was
@@ -61,7 +62,7 @@ pub struct Keys {
 }
 
 /// How far a day's file was read. It only grows, until keys are destroyed: then it is another one.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy)]
 struct Read {
     inode: u64,
     destructions: u64,
@@ -142,8 +143,8 @@ impl Keys {
         Ok(self.ready.get(&place))
     }
 
-    /// Has all keys on the disk, and keeps everybody from destroying any while the answer lives. None: some were destroyed since this process read them; it has
-    /// forgotten all of them now, and what it has encrypted and not committed is to be encrypted again.
+    /// Has all keys on the disk, and keeps everybody from destroying any while the answer lives. None: some were destroyed since this
+    /// process read them; it has forgotten all of them now, and what it has encrypted and not committed is to be encrypted again.
     pub fn stand_still(&mut self) -> Result<Option<File>, Error> {
         let lock = lock(&self.directory)?;
         let destructions = destructions(&self.directory)?;
@@ -239,11 +240,8 @@ impl Keys {
         let path = self.path(day);
         let line = format!("{} {}\n", hex(&owner), hex(&self.wrap(owner, day, key)?));
         let whole = self.days.get(&day).map_or(0, |read| read.whole);
-        let inode = append(&path, whole, &line).map_err(failed("write", &path))?;
-        let read = Read { inode, destructions: destructions(&self.directory)?, whole: whole + line.len() as u64 };
-        self.days.insert(day, read);
-        self.ready.insert((owner, day), Ipcrypt::new(key));
-        Ok(())
+        append(&path, whole, &line).map_err(failed("write", &path))?;
+        self.learn(day)
     }
 
     /// Reads what there is of a day's keys and is not in memory yet.
@@ -369,13 +367,12 @@ fn lock(directory: &Path) -> Result<File, Error> {
     file.and_then(|file| file.lock().map(|()| file)).map_err(failed("lock", &path))
 }
 
-/// Adds a line behind those that are whole: a kill may have torn the last. Says which file it is.
-fn append(path: &Path, whole: u64, line: &str) -> std::io::Result<u64> {
+/// Adds a line behind those that are whole: a kill may have torn the last.
+fn append(path: &Path, whole: u64, line: &str) -> std::io::Result<()> {
     let mut file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
     file.set_len(whole)?;
     file.seek(SeekFrom::End(0))?;
-    file.write_all(line.as_bytes())?;
-    Ok(file.metadata()?.ino())
+    file.write_all(line.as_bytes())
 }
 
 /// Writes a file, all of it or nothing. The lock keeps the draft ours.
