@@ -73,6 +73,7 @@ struct Shown {
     house: House,
     records: Records,
     key: String,
+    _keys: tempfile::TempDir,
     ledger: Process,
     at: SocketAddr,
 }
@@ -87,7 +88,7 @@ impl Shown {
     fn on(portal: &str, of_ledger: &str) -> Self {
         let origin = crate::rig::origin::Origin::http();
         let keys = tempfile::tempdir().unwrap();
-        let key = keys.keep().join("portal.key").display().to_string();
+        let key = keys.path().join("portal.key").display().to_string();
         weir(&["token", "key", &key]);
         let mut config = Config::http(origin.address).top("checkpoint_interval_ms = 200");
         config.listeners = String::new();
@@ -125,7 +126,7 @@ impl Shown {
         let ledger = ledger(&house);
         let at = address(&ledger);
         let records = house.records();
-        Self { house, records, key, ledger, at }
+        Self { house, records, key, _keys: keys, ledger, at }
     }
 
     fn customer(&self, account: &str) -> String {
@@ -419,8 +420,8 @@ fn tokens_end_and_links_let_in_once() {
         let answer = get(shown.at, &short, "/v1/usage");
         (answer.status == 401).then(|| answer.json()["detail"].as_str().unwrap().contains("expired"))
     }));
-    let theirs = tempfile::tempdir().unwrap().path().join("key").display().to_string();
-    std::fs::create_dir_all(std::path::Path::new(&theirs).parent().unwrap()).unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let theirs = directory.path().join("key").display().to_string();
     weir(&["token", "key", &theirs]);
     assert!(refused(&weir(&["token", "issue", "--key", &theirs, "--scope", "admin"])).contains("key is not known"));
     // In by a form, with a cookie, out again.
