@@ -4,23 +4,18 @@
 //! conditions down to where rows are read, so that fewer are read. A condition that is held against a row of somebody else's can say
 //! something about it even if the row is never shown: `1 / length(path)` fails on an empty path, `CAST(path AS INT)` puts the text into
 //! its error. So conditions, projections, limits and statistics stop here; only [`is_harmless`] ones are offered below by whoever makes the
-//! fence, as they cannot fail.
+//! fence, as they cannot fail. No column below is a dictionary (`table.rs`): a filter would leave it as it was, with the words of rows that
+//! it took away, and a cast looks at all of them.
 
 use std::fmt;
 use std::sync::Arc;
 
-use arrow::compute::cast;
-use arrow::datatypes::DataType;
-use arrow::error::ArrowError;
-use arrow::record_batch::{RecordBatch, RecordBatchOptions};
 use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Result, plan_err};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, Operator};
 use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
-use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties};
-use futures::StreamExt;
 
 /// The step. All defaults of [`ExecutionPlan`] keep things from getting below it.
 #[derive(Debug)]
@@ -76,22 +71,8 @@ impl ExecutionPlan for Fence {
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
-        let rows = self.input.execute(partition, context)?;
-        let schema = rows.schema();
-        let own = rows.map(|batch| batch.and_then(|batch| own_words(&batch)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, own)))
+        self.input.execute(partition, context)
     }
-}
-
-/// A filter leaves a dictionary as it was, with the words of rows that it took away; a cast looks at all of them.
-fn own_words(batch: &RecordBatch) -> Result<RecordBatch> {
-    let columns = batch.columns().iter().map(|column| match column.data_type() {
-        kind @ DataType::Dictionary(_, words) => cast(&cast(column, words)?, kind),
-        _ => Ok(column.clone()),
-    });
-    let columns = columns.collect::<std::result::Result<Vec<_>, ArrowError>>()?;
-    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-    Ok(RecordBatch::try_new_with_options(batch.schema(), columns, &options)?)
 }
 
 /// Whether a condition can be held against any row without failing or saying anything: comparisons of columns with constants, and

@@ -38,9 +38,7 @@ impl Scope {
         let time = |us: i64| lit(ScalarValue::TimestampMicrosecond(Some(us), Some("UTC".into())));
         let mut conditions = Vec::new();
         if let Some(account) = &self.account {
-            let account = ScalarValue::Utf8(Some(account.clone()));
-            let word = ScalarValue::Dictionary(Box::new(arrow::datatypes::DataType::Int32), Box::new(account));
-            conditions.push(col("account").eq(lit(word)));
+            conditions.push(col("account").eq(lit(ScalarValue::Utf8View(Some(account.clone())))));
         }
         if files.iter().any(|file| file.first_at_us < self.from_us) {
             conditions.push(col("at").gt_eq(time(self.from_us)));

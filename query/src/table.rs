@@ -10,7 +10,7 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::datatypes::{Field, Schema, SchemaRef};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::stats::Precision;
@@ -157,15 +157,18 @@ impl TableProvider for ArchiveTable {
     }
 }
 
-/// The archive's columns; those with addresses are marked, so that they are shown as such.
+/// The archive's columns: texts as views, by which DataFusion groups and compares fastest; those with addresses are marked, so that they
+/// are shown as such.
 fn schema(table: Table) -> SchemaRef {
-    let mark = |field: &Arc<Field>| {
-        if !matches!(field.name().as_str(), "client_ip" | "peer_ip") {
-            return field.clone();
+    let shown = |field: &Arc<Field>| {
+        let field = field.as_ref().clone();
+        match (field.name().as_str(), field.data_type()) {
+            ("client_ip" | "peer_ip", _) => field.with_metadata([(ADDRESS.0.to_owned(), ADDRESS.1.to_owned())].into()),
+            (_, DataType::Dictionary(..) | DataType::Utf8) => field.with_data_type(DataType::Utf8View),
+            _ => field,
         }
-        Arc::new(field.as_ref().clone().with_metadata([(ADDRESS.0.to_owned(), ADDRESS.1.to_owned())].into()))
     };
-    Arc::new(Schema::new(table.schema().fields().iter().map(mark).collect::<Vec<_>>()))
+    Arc::new(Schema::new(table.schema().fields().iter().map(shown).collect::<Vec<_>>()))
 }
 
 fn rows(files: &[File]) -> u64 {

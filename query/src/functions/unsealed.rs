@@ -7,7 +7,6 @@ use std::hash::{Hash, Hasher};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, AsArray, FixedSizeBinaryBuilder};
-use arrow::compute::cast;
 use arrow::datatypes::{DataType, Field, FieldRef, TimeUnit, TimestampMicrosecondType};
 use datafusion::common::{DataFusionError, Result};
 use datafusion::logical_expr::{
@@ -89,8 +88,8 @@ impl ScalarUDFImpl for Unsealed {
         if sealed.null_count() == sealed.len() {
             return Ok(ColumnarValue::Array(plain));
         }
-        let accounts = cast(&accounts.to_array(args.number_rows)?, &DataType::Utf8View)?;
-        let (accounts, times) = (accounts.as_string_view(), times.to_array(args.number_rows)?);
+        let (accounts, times) = (accounts.to_array(args.number_rows)?, times.to_array(args.number_rows)?);
+        let accounts = accounts.as_string_view();
         let times = times.as_primitive::<TimestampMicrosecondType>();
         let (plain, sealed) = (plain.as_fixed_size_binary(), sealed.as_fixed_size_binary());
         let mut addresses = FixedSizeBinaryBuilder::with_capacity(args.number_rows, 16);
