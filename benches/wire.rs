@@ -121,7 +121,7 @@ fn verify(messages: &[Message]) -> usize {
         let headers: Vec<(&str, &[u8])> = message.headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
         let taken = verifier.take(Incoming { headers: &headers, payload: &message.payload }).unwrap();
         assert!(taken.findings.is_empty());
-        records += black_box(taken.records).len();
+        records += black_box(taken).count();
     }
     records
 }

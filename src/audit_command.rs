@@ -12,6 +12,7 @@ use rdkafka::message::Headers;
 use crate::cli::AuditArgs;
 use crate::clock::utc_text;
 use crate::config::Sink;
+use crate::event::RecordView;
 use crate::ledger_command::{Setting, hour, runtime, security};
 use crate::rollup::{
     self, Against, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Odd, Part, PartAudit, Spot, Step,
@@ -124,7 +125,7 @@ fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, 
     let watch = Arc::new(Mutex::new(Watch::new(&look, setting.options()?, part.clone())?));
     let (usage, mut again) = {
         let seen = watch.clone();
-        let watcher = Box::new(move |stream: &_, seq, record: &_| {
+        let watcher = Box::new(move |stream: &_, seq, record: &RecordView<'_>| {
             seen.lock().unwrap_or_else(PoisonError::into_inner).see(stream, seq, record);
         });
         let usage =

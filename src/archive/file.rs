@@ -1,7 +1,8 @@
 //! A file of the archive: rows → Parquet, and back.
 //!
 //! Zstd; dictionaries for what repeats, deltas for times and numbers; statistics for every column, a page index; bloom filters where one
-//! value is looked for. Row groups of 131,072 rows.
+//! value is looked for. Row groups of 131,072 rows. A file that is joined with others within the hour ([`Effort::Quick`]) has only what is
+//! cheap: no dictionaries of numbers, no bloom filters, statistics of account and times.
 //!
 //! **Memory**: who writes a file has it in memory as it will be on the disk (some 30 bytes a row), with one row group's columns and 4 bytes
 //! of proof a row. Who reads one has so many rows in memory as it asks for at once, and of a bucket's object its bytes.
@@ -12,16 +13,19 @@ use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
 use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
 use parquet::arrow::ArrowWriter;
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
+use parquet::arrow::arrow_writer::ArrowWriterOptions;
 use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
-use parquet::file::properties::{WriterProperties, WriterPropertiesBuilder};
+use parquet::file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder};
 use parquet::schema::types::ColumnPath;
 use ring::rand::{SecureRandom, SystemRandom};
 
 use super::manifest::{File, Rows};
 use super::proof;
-use super::schema::{Table, Value};
+use super::schema::{Table, Value, read_as};
 use super::{Error, Object, Place};
 use crate::clock::{date_of, hour_of};
 use crate::ids::hex;
@@ -35,6 +39,8 @@ pub const GROUP_ROWS: usize = 131_072;
 pub const PAGE_ROWS: usize = 8192;
 /// What is looked for by one value.
 const LOOKED_FOR: [&str; 5] = ["account", "client_ip", "client_ip_sealed", "request_id", "session_id"];
+/// What a file is told from others by before it is joined with them.
+const TOLD_BY: [&str; 4] = ["account", "account_bucket", "at", "started_at"];
 /// Values in which hardly any two are equal: a dictionary would be larger than they are.
 const DISTINCT: [&str; 5] = ["request_id", "session_id", "seq", "at", "started_at"];
 
@@ -100,8 +106,10 @@ impl Encoder {
         rows_expected: usize,
         effort: Effort,
     ) -> Result<Self, Error> {
-        let properties = properties(table, effort, rows_expected);
-        let writer = ArrowWriter::try_new(Vec::new(), table.schema(), Some(properties));
+        // Without what Arrow would add for itself: 5 KB in each file, and Parquet's own types say all that there is.
+        let options = ArrowWriterOptions::new().with_skip_arrow_metadata(true);
+        let options = options.with_properties(properties(table, effort, rows_expected));
+        let writer = ArrowWriter::try_new_with_options(Vec::new(), table.schema(), options);
         Ok(Self {
             writer: writer.map_err(|source| unwritten(table, source))?,
             table,
@@ -206,8 +214,12 @@ fn properties(table: Table, effort: Effort, rows: usize) -> WriterProperties {
         .set_write_batch_size(PAGE_ROWS);
     for column in table.columns() {
         let path = ColumnPath::from(column.name);
-        properties = encoded(properties, column.name, &column.value, &path);
-        if LOOKED_FOR.contains(&column.name) {
+        properties = encoded(properties, column.name, &column.value, &path, effort);
+        if effort == Effort::Quick {
+            if !TOLD_BY.contains(&column.name) {
+                properties = properties.set_column_statistics_enabled(path, EnabledStatistics::None);
+            }
+        } else if LOOKED_FOR.contains(&column.name) {
             properties = properties
                 .set_column_bloom_filter_enabled(path.clone(), true)
                 .set_column_bloom_filter_fpp(path.clone(), 0.02)
@@ -217,16 +229,18 @@ fn properties(table: Table, effort: Effort, rows: usize) -> WriterProperties {
     properties.build()
 }
 
-fn encoded(to: WriterPropertiesBuilder, name: &str, value: &Value, path: &ColumnPath) -> WriterPropertiesBuilder {
-    let is_distinct = DISTINCT.contains(&name);
-    let to = if is_distinct { to.set_column_dictionary_enabled(path.clone(), false) } else { to };
-    match value {
-        // Where a dictionary grows too large, and where there is none.
-        Value::Number(_) | Value::Total(_) | Value::Small(_) | Value::Time(_) => {
-            to.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED)
-        }
-        _ => to,
-    }
+fn encoded(
+    to: WriterPropertiesBuilder,
+    name: &str,
+    value: &Value,
+    path: &ColumnPath,
+    effort: Effort,
+) -> WriterPropertiesBuilder {
+    let is_number = matches!(value, Value::Number(_) | Value::Total(_) | Value::Small(_) | Value::Time(_));
+    let has_dictionary = !DISTINCT.contains(&name) && !(is_number && effort == Effort::Quick);
+    let to = to.set_column_dictionary_enabled(path.clone(), has_dictionary);
+    // Of numbers, where a dictionary grows too large, and where there is none.
+    if is_number { to.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED) } else { to }
 }
 
 /// Rows of a file, so many at a time.
@@ -239,7 +253,10 @@ impl Batches {
     /// Of an object that is one.
     pub fn of(path: &str, object: Object, rows_max: usize) -> Result<Self, Error> {
         let failed = |source: ParquetError| Error::Parquet { operation: "read", path: path.to_owned(), source };
-        let reader = ParquetRecordBatchReaderBuilder::try_new(object).map_err(failed)?;
+        let found = ArrowReaderMetadata::load(&object, ArrowReaderOptions::new()).map_err(failed)?;
+        let options = ArrowReaderOptions::new().with_schema(read_as(found.schema()));
+        let found = ArrowReaderMetadata::try_new(found.metadata().clone(), options).map_err(failed)?;
+        let reader = ParquetRecordBatchReaderBuilder::new_with_metadata(object, found);
         let reader = reader.with_batch_size(rows_max).build().map_err(failed)?;
         Ok(Self { path: path.to_owned(), reader })
     }

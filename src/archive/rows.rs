@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use arrow_array::builder::{
-    BooleanBuilder, FixedSizeBinaryBuilder, Int32Builder, Int64Builder, ListBuilder, StringBuilder,
-    TimestampMicrosecondBuilder,
+    BooleanBuilder, FixedSizeBinaryBuilder, Int64Builder, ListBuilder, StringBuilder, StringDictionaryBuilder,
 };
 use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, DictionaryArray, Int32Array, RecordBatch, StringArray, UInt32Array};
+use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow_schema::{ArrowError, DataType, Field};
 use arrow_select::take::take_record_batch;
 
@@ -16,8 +15,11 @@ use super::keys::Keys;
 use super::schema::{Row, Table, Value, bucket, octets};
 use super::{Error, file};
 use crate::clock::hour_of;
-use crate::event::{AddressForm, UsageRecord};
+use crate::event::{AddressForm, RecordView};
 use crate::wire::StreamId;
+
+/// Of a text, usually.
+const TEXT_BYTES: usize = 32;
 
 /// What is on its way into files.
 pub struct Rows {
@@ -46,18 +48,18 @@ pub struct Piece {
 impl Rows {
     /// None yet.
     pub fn new(buckets: u32, keys: Option<Keys>) -> Self {
-        let tables = Table::ALL.map(TableRows::new);
+        let tables = Table::ALL.map(|table| TableRows::new(table, 0));
         Self { tables, buckets, keys, known: HashMap::new(), failed: None }
     }
 
     /// One more.
-    pub fn push(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
+    pub fn push(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) {
         if let Err(error) = self.add(stream, seq, record) {
             self.failed.get_or_insert(error);
         }
     }
 
-    fn add(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) -> Result<(), Error> {
+    fn add(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) -> Result<(), Error> {
         let account = record.payer();
         let bucket = match self.known.get(account) {
             Some(bucket) => *bucket,
@@ -80,13 +82,15 @@ impl Rows {
         }
         let seq = i64::try_from(seq).unwrap_or(i64::MAX);
         let row = Row { stream, seq, record, bucket: i32::try_from(bucket).unwrap_or(i32::MAX), plain, sealed };
-        self.tables[Table::of(record.kind()) as usize].push(&row);
-        Ok(())
+        let table = Table::of(record.kind());
+        self.tables[table as usize].push(&row).map_err(failed(table))
     }
 
     /// Takes all of them, a piece for each file. An error: a record could not become a row.
     pub fn take(&mut self) -> Result<Vec<Piece>, Error> {
-        let taken = std::mem::replace(&mut self.tables, Table::ALL.map(TableRows::new));
+        // As many will come again, so columns need not grow.
+        let next = self.tables.each_ref().map(|rows| TableRows::new(rows.table, rows.files.len()));
+        let taken = std::mem::replace(&mut self.tables, next);
         self.known.clear();
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -105,7 +109,7 @@ impl Rows {
 
     /// Forgets all of them.
     pub fn clear(&mut self) {
-        self.tables = Table::ALL.map(TableRows::new);
+        self.tables = Table::ALL.map(|table| TableRows::new(table, 0));
         self.failed = None;
     }
 }
@@ -126,16 +130,17 @@ struct TableRows {
 }
 
 impl TableRows {
-    fn new(table: Table) -> Self {
-        let columns = table.columns().map(|column| (&column.value, Builder::new(&column.value))).collect();
-        Self { table, columns, files: Vec::new() }
+    fn new(table: Table, rows: usize) -> Self {
+        let columns = table.columns().map(|column| (&column.value, Builder::new(&column.value, rows))).collect();
+        Self { table, columns, files: Vec::with_capacity(rows) }
     }
 
-    fn push(&mut self, row: &Row<'_>) {
+    fn push(&mut self, row: &Row<'_>) -> Result<(), ArrowError> {
         for (value, builder) in &mut self.columns {
-            builder.push(value, row);
+            builder.push(value, row)?;
         }
         self.files.push((hour_of(row.record.at), row.bucket));
+        Ok(())
     }
 
     fn pieces(self) -> Result<Vec<Piece>, Error> {
@@ -143,8 +148,10 @@ impl TableRows {
         for (row, file) in (0u32..).zip(self.files) {
             files.entry(file).or_default().push(row);
         }
-        let arrays = self.columns.into_iter().map(|(_, builder)| builder.finish()).collect();
-        let all = RecordBatch::try_new(self.table.schema(), arrays).map_err(failed(self.table))?;
+        let arrays: Result<Vec<ArrayRef>, ArrowError> =
+            self.columns.into_iter().map(|(_, builder)| builder.finish()).collect();
+        let all = arrays.and_then(|arrays| RecordBatch::try_new(self.table.schema(), arrays));
+        let all = all.map_err(failed(self.table))?;
         let mut pieces = Vec::with_capacity(files.len());
         for ((hour_us, bucket), mut order) in files {
             file::sort(self.table, &all, &mut order)?;
@@ -161,10 +168,11 @@ fn failed(table: Table) -> impl Fn(ArrowError) -> Error {
 
 /// A column under way.
 enum Builder {
-    Number(Int64Builder),
-    Small(Int32Builder),
+    Number(Vec<i64>),
+    Total(Int64Builder),
+    Small(Vec<i32>),
     Truth(BooleanBuilder),
-    Time(TimestampMicrosecondBuilder),
+    Time(Vec<i64>),
     Word(Words),
     Text(StringBuilder),
     Bytes16(FixedSizeBinaryBuilder),
@@ -172,15 +180,16 @@ enum Builder {
 }
 
 impl Builder {
-    fn new(value: &Value) -> Self {
+    fn new(value: &Value, rows: usize) -> Self {
         match value {
-            Value::Number(_) | Value::Total(_) => Self::Number(Int64Builder::new()),
-            Value::Small(_) => Self::Small(Int32Builder::new()),
-            Value::Truth(_) => Self::Truth(BooleanBuilder::new()),
-            Value::Time(_) => Self::Time(TimestampMicrosecondBuilder::new().with_timezone("UTC")),
-            Value::Word(_) => Self::Word(Words::default()),
-            Value::Text(_) => Self::Text(StringBuilder::new()),
-            Value::Bytes16(_) => Self::Bytes16(FixedSizeBinaryBuilder::new(16)),
+            Value::Number(_) => Self::Number(Vec::with_capacity(rows)),
+            Value::Total(_) => Self::Total(Int64Builder::with_capacity(rows)),
+            Value::Small(_) => Self::Small(Vec::with_capacity(rows)),
+            Value::Truth(_) => Self::Truth(BooleanBuilder::with_capacity(rows)),
+            Value::Time(_) => Self::Time(Vec::with_capacity(rows)),
+            Value::Word(_) => Self::Word(Words::new(rows)),
+            Value::Text(_) => Self::Text(StringBuilder::with_capacity(rows, rows * TEXT_BYTES)),
+            Value::Bytes16(_) => Self::Bytes16(FixedSizeBinaryBuilder::with_capacity(rows, 16)),
             Value::Texts(_) => {
                 let element = Arc::new(Field::new("element", DataType::Utf8, false));
                 Self::Texts(ListBuilder::new(StringBuilder::new()).with_field(element))
@@ -189,19 +198,17 @@ impl Builder {
     }
 
     #[inline]
-    fn push(&mut self, value: &Value, row: &Row<'_>) {
+    fn push(&mut self, value: &Value, row: &Row<'_>) -> Result<(), ArrowError> {
         match (self, value) {
-            (Self::Number(to), Value::Number(of)) => to.append_value(of(row)),
-            (Self::Number(to), Value::Total(of)) => to.append_option(of(row)),
-            (Self::Small(to), Value::Small(of)) => to.append_value(of(row)),
+            (Self::Number(to), Value::Number(of)) | (Self::Time(to), Value::Time(of)) => to.push(of(row)),
+            (Self::Total(to), Value::Total(of)) => to.append_option(of(row)),
+            (Self::Small(to), Value::Small(of)) => to.push(of(row)),
             (Self::Truth(to), Value::Truth(of)) => to.append_value(of(row)),
-            (Self::Time(to), Value::Time(of)) => to.append_value(of(row)),
-            (Self::Word(to), Value::Word(of)) => to.push(of(row)),
+            (Self::Word(to), Value::Word(of)) => to.push(of(row))?,
             (Self::Text(to), Value::Text(of)) => to.append_value(of(row)),
             (Self::Bytes16(to), Value::Bytes16(of)) => match of(row) {
-                // Of any other length it would be refused; this is the only one there is.
-                Some(bytes) if to.append_value(bytes).is_ok() => {}
-                _ => to.append_null(),
+                Some(bytes) => to.append_value(bytes)?,
+                None => to.append_null(),
             },
             (Self::Texts(to), Value::Texts(of)) => {
                 of(row).iter().for_each(|text| to.values().append_value(text));
@@ -210,54 +217,59 @@ impl Builder {
             // A builder is made for its value.
             _ => debug_assert!(false, "a column has another type than its value"),
         }
+        Ok(())
     }
 
-    fn finish(self) -> ArrayRef {
-        match self {
-            Self::Number(mut column) => Arc::new(column.finish()),
-            Self::Small(mut column) => Arc::new(column.finish()),
+    fn finish(self) -> Result<ArrayRef, ArrowError> {
+        Ok(match self {
+            Self::Number(column) => Arc::new(Int64Array::from(column)),
+            Self::Total(mut column) => Arc::new(column.finish()),
+            Self::Small(column) => Arc::new(Int32Array::from(column)),
             Self::Truth(mut column) => Arc::new(column.finish()),
-            Self::Time(mut column) => Arc::new(column.finish()),
-            Self::Word(column) => Arc::new(column.finish()),
+            Self::Time(column) => Arc::new(TimestampMicrosecondArray::from(column).with_timezone("UTC")),
+            Self::Word(column) => column.finish()?,
             Self::Text(mut column) => Arc::new(column.finish()),
             Self::Bytes16(mut column) => Arc::new(column.finish()),
             Self::Texts(mut column) => Arc::new(column.finish()),
-        }
+        })
     }
 }
 
-/// Texts of which few differ: each once, and a number for each row.
-#[derive(Default)]
+/// Texts of which few differ: each once, and a number for each row. Most rows say the same as the one before.
 struct Words {
-    rows: Vec<i32>,
-    words: Vec<Arc<str>>,
-    index: HashMap<Arc<str>, i32>,
-    /// Number of the row before's: most rows say the same.
-    last: i32,
+    column: StringDictionaryBuilder<Int32Type>,
+    last: String,
+    /// Rows at the end that say it and are not in the column yet.
+    rows: usize,
 }
 
 impl Words {
-    #[inline]
-    fn push(&mut self, word: &str) {
-        let is_last =
-            usize::try_from(self.last).ok().and_then(|last| self.words.get(last)).is_some_and(|last| **last == *word);
-        if !is_last {
-            self.last = match self.index.get(word) {
-                Some(known) => *known,
-                None => {
-                    let word: Arc<str> = word.into();
-                    let number = i32::try_from(self.words.len()).unwrap_or(i32::MAX);
-                    self.words.push(word.clone());
-                    self.index.insert(word, number);
-                    number
-                }
-            };
-        }
-        self.rows.push(self.last);
+    fn new(rows: usize) -> Self {
+        let column = StringDictionaryBuilder::with_capacity(rows, 0, 0);
+        Self { column, last: String::new(), rows: 0 }
     }
 
-    fn finish(self) -> DictionaryArray<Int32Type> {
-        let words: StringArray = self.words.iter().map(|word| Some(&**word)).collect();
-        DictionaryArray::new(Int32Array::from(self.rows), Arc::new(words))
+    #[inline]
+    fn push(&mut self, word: &str) -> Result<(), ArrowError> {
+        if self.last != word {
+            self.write()?;
+            self.last.clear();
+            self.last.push_str(word);
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn write(&mut self) -> Result<(), ArrowError> {
+        if self.rows > 0 {
+            self.column.append_n(&self.last, self.rows)?;
+            self.rows = 0;
+        }
+        Ok(())
+    }
+
+    fn finish(mut self) -> Result<ArrayRef, ArrowError> {
+        self.write()?;
+        Ok(Arc::new(self.column.finish()))
     }
 }

@@ -24,13 +24,14 @@
 //! * **Not here**: `ended` of node records; where earlier epochs ended is in the manifest, as gaps, if anything of them did not come.
 //! * **Additive**: columns are never renamed, never change their type. A later one is null in files of before.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::{Arc, LazyLock};
 
 use arrow_schema::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Kind, UsageRecord};
+use crate::event::{Kind, RecordView};
 use crate::wire::StreamId;
 
 /// A table of the archive.
@@ -82,6 +83,20 @@ impl Table {
     }
 }
 
+/// How a file's columns are read: texts that repeat as dictionaries. A file says nothing of that itself, it is Parquet and no more.
+pub fn read_as(file: &Schema) -> SchemaRef {
+    let fields = file.fields().iter().map(|field| {
+        let known = COLUMNS.iter().find(|column| column.name == field.name()).map(Column::field);
+        match known {
+            Some(known) if matches!(known.data_type(), DataType::Dictionary(_, words) if **words == *field.data_type()) => {
+                Arc::new(field.as_ref().clone().with_data_type(known.data_type().clone()))
+            }
+            _ => field.clone(),
+        }
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<_>>()))
+}
+
 /// The bucket of an account among so many: the first 4 bytes of its name's BLAKE3 (little endian), modulo their number.
 pub fn bucket(account: &str, buckets: u32) -> u32 {
     let hash = blake3::hash(account.as_bytes());
@@ -104,7 +119,7 @@ pub struct Row<'a> {
     /// Its place there.
     pub seq: i64,
     /// What it says.
-    pub record: &'a UsageRecord,
+    pub record: &'a RecordView<'a>,
     /// Of its account.
     pub bucket: i32,
     /// Client and peer, as far as they are written as they are.
@@ -143,7 +158,7 @@ pub enum Value {
     /// `FIXED_LEN_BYTE_ARRAY(16)`, may be null.
     Bytes16(fn(&Row<'_>) -> Option<[u8; 16]>),
     /// A list of texts.
-    Texts(for<'a> fn(&'a Row<'_>) -> &'a [String]),
+    Texts(for<'a> fn(&'a Row<'_>) -> &'a [Cow<'a, str>]),
 }
 
 impl Column {

@@ -46,17 +46,6 @@ pub struct SeqRange {
 }
 
 impl SeqRange {
-    /// The range that a gap record names, if it names one.
-    pub fn of(record: &UsageRecord) -> Option<Self> {
-        let range = Self {
-            epoch: u32::try_from(record.gap_epoch).ok()?,
-            shard: u16::try_from(record.gap_shard).ok()?,
-            first_seq: u64::try_from(record.gap_first_seq).ok()?,
-            next_seq: u64::try_from(record.gap_next_seq).ok()?,
-        };
-        (range.next_seq > range.first_seq).then_some(range)
-    }
-
     /// The range, as a gap record names it.
     pub fn encode(&self, to: &mut Vec<u8>) {
         number(to, 65, u64::from(self.epoch));
@@ -95,7 +84,7 @@ impl Loss {
         if matches!(record.kind(), Kind::Session | Kind::Gap) {
             self.counters = self.counters.checked_add(&record.deltas()).unwrap_or(self.counters);
         }
-        let Some(range) = SeqRange::of(&record) else { return };
+        let Some(range) = record.gap_range() else { return };
         if (range.epoch, range.shard) == (self.epoch, self.shard) {
             // What went before of the same shard is a part of this from here on.
             self.first_seq = self.first_seq.min(range.first_seq);

@@ -11,11 +11,15 @@
 
 mod addresses;
 mod encode;
+mod fields;
 mod loss;
 mod print;
+#[allow(missing_docs)] // as v1: generated in part
+mod view;
 
 pub use addresses::{AddressForm, Addresses};
 pub use encode::{PlaceNote, RequestNote, SessionNote, Tail};
+pub use fields::{Fields, Malformed};
 pub use loss::{Loss, Losses, SeqRange};
 pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line};
 
@@ -24,6 +28,8 @@ pub use print::{CSV_HEADER, Position, csv_line, from_json, json_line, text_line}
 pub mod v1 {
     include!(concat!(env!("OUT_DIR"), "/weir.usage.v1.rs"));
 }
+
+pub use view::RecordView;
 
 use crate::units::Counters;
 
@@ -104,45 +110,63 @@ impl Screening {
     }
 }
 
-impl UsageRecord {
-    /// Who pays; [`UNATTRIBUTED`] where no rule named one, never empty.
-    pub fn payer(&self) -> &str {
-        if self.account.is_empty() { UNATTRIBUTED } else { &self.account }
-    }
+/// What a record says, read or kept.
+macro_rules! said {
+    ($($record:ty),*) => {$(
+        impl $record {
+            /// Who pays; [`UNATTRIBUTED`] where no rule named one, never empty.
+            pub fn payer(&self) -> &str {
+                if self.account.is_empty() { UNATTRIBUTED } else { &self.account }
+            }
 
-    /// What moved since the record before.
-    pub fn deltas(&self) -> Counters {
-        Counters::from_array(
-            [
-                self.received_body_bytes,
-                self.received_app_bytes,
-                self.received_wire_bytes,
-                self.sent_body_bytes,
-                self.sent_app_bytes,
-                self.sent_wire_bytes,
-                self.sent_acked_bytes,
-                self.upstream_sent_bytes,
-                self.upstream_received_bytes,
-            ]
-            .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-        )
-    }
+            /// The range that a gap record names, if it names one.
+            pub fn gap_range(&self) -> Option<SeqRange> {
+                let range = SeqRange {
+                    epoch: u32::try_from(self.gap_epoch).ok()?,
+                    shard: u16::try_from(self.gap_shard).ok()?,
+                    first_seq: u64::try_from(self.gap_first_seq).ok()?,
+                    next_seq: u64::try_from(self.gap_next_seq).ok()?,
+                };
+                (range.next_seq > range.first_seq).then_some(range)
+            }
 
-    /// What moved since it began.
-    pub fn totals(&self) -> Counters {
-        Counters::from_array(
-            [
-                self.total_received_body_bytes,
-                self.total_received_app_bytes,
-                self.total_received_wire_bytes,
-                self.total_sent_body_bytes,
-                self.total_sent_app_bytes,
-                self.total_sent_wire_bytes,
-                self.total_sent_acked_bytes,
-                self.total_upstream_sent_bytes,
-                self.total_upstream_received_bytes,
-            ]
-            .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
-        )
-    }
+            /// What moved since the record before.
+            pub fn deltas(&self) -> Counters {
+                Counters::from_array(
+                    [
+                        self.received_body_bytes,
+                        self.received_app_bytes,
+                        self.received_wire_bytes,
+                        self.sent_body_bytes,
+                        self.sent_app_bytes,
+                        self.sent_wire_bytes,
+                        self.sent_acked_bytes,
+                        self.upstream_sent_bytes,
+                        self.upstream_received_bytes,
+                    ]
+                    .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+                )
+            }
+
+            /// What moved since it began.
+            pub fn totals(&self) -> Counters {
+                Counters::from_array(
+                    [
+                        self.total_received_body_bytes,
+                        self.total_received_app_bytes,
+                        self.total_received_wire_bytes,
+                        self.total_sent_body_bytes,
+                        self.total_sent_app_bytes,
+                        self.total_sent_wire_bytes,
+                        self.total_sent_acked_bytes,
+                        self.total_upstream_sent_bytes,
+                        self.total_upstream_received_bytes,
+                    ]
+                    .map(|bytes| u64::try_from(bytes).unwrap_or(0)),
+                )
+            }
+        }
+    )*};
 }
+
+said!(UsageRecord, RecordView<'_>);

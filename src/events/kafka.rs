@@ -11,6 +11,7 @@ use rdkafka::message::Headers;
 
 use super::Printer;
 use crate::cli::EventsArgs;
+use crate::event::Position;
 use crate::source::{Next, Source, Start};
 use crate::wire::{Bounds, Cause, Finding, Incoming, State, StreamId, Totals, Verifier, VerifyingKey};
 
@@ -40,13 +41,15 @@ pub fn topic(servers: &str, args: &EventsArgs, out: &mut Printer<impl Write>) ->
         let incoming = Incoming { headers: &headers, payload: message.payload().unwrap_or_default() };
         match verifier.take(incoming) {
             Ok(taken) => {
-                for (position, record) in taken.positioned() {
-                    out.print(&position, record)?;
+                let StreamId { node, epoch, shard } = &taken.stream;
+                for (seq, record) in taken.records() {
+                    let position = Position { node, epoch: *epoch, shard: *shard, seq };
+                    out.print(&position, &record.clone().into())?;
                 }
                 report.findings(&taken.stream, &taken.findings);
                 // Whoever begins in the middle knows nothing of what was before.
                 if reads_all {
-                    for end in taken.records.iter().flat_map(|(_, record)| &record.ended) {
+                    for end in taken.records().flat_map(|(_, record)| &record.ended) {
                         if let Some((stream, findings)) = verifier.ended(&taken.stream, end) {
                             report.findings(&stream, &findings);
                         }

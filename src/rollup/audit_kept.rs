@@ -8,6 +8,7 @@ use super::audit_part::{Part, PartAudit, Watch, part_usage};
 use super::book::{Book, Options};
 use super::consume::Stop;
 use crate::clock::{hour_of, utc_text};
+use crate::event::{RecordView, UsageRecord};
 use crate::store::{Filter, Found, Kind, Series, Store, Sums};
 use crate::wire::StreamId;
 
@@ -34,8 +35,9 @@ pub async fn audit_kept(
     let mut again = Book::open(Found::default(), options()).map_err(Stop::Damaged)?;
     for record in &records {
         let Some((stream, seq)) = position(record) else { continue };
-        watch.see(&stream, seq, record);
-        again.record(&stream, seq, record);
+        let record = RecordView::from(record);
+        watch.see(&stream, seq, &record);
+        again.record(&stream, seq, &record);
     }
     let first_hour_us = usage.iter().map(|(_, hour_us, _)| *hour_us).min();
     let is_gone = first_hour_us.is_some_and(|first_us| {
@@ -51,7 +53,7 @@ pub async fn audit_kept(
     watch.judge_with(look, &again, &usage, gone).map(Some)
 }
 
-fn position(record: &crate::event::UsageRecord) -> Option<(StreamId, u64)> {
+fn position(record: &UsageRecord) -> Option<(StreamId, u64)> {
     let epoch = u32::try_from(record.epoch).ok()?;
     let shard = u16::try_from(record.shard).ok()?;
     Some((StreamId { node: record.node.clone(), epoch, shard }, u64::try_from(record.seq).ok()?))

@@ -30,7 +30,7 @@ use super::gaps::came;
 use super::item::{Bytes, add, minus};
 use super::tally::Tally;
 use crate::clock::hour_of;
-use crate::event::UsageRecord;
+use crate::event::RecordView;
 use crate::store::{Batch, Filter, Kind, SUM_COLUMNS, Series, Store, Sums};
 use crate::units::COLUMNS;
 use crate::wire::StreamId;
@@ -111,7 +111,7 @@ impl Watch {
     }
 
     /// A record that came for the first time.
-    pub fn see(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
+    pub fn see(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) {
         let account = record.payer();
         let is_ours = self.part.takes_account(account)
             && self.part.takes_hour(hour_of(record.at))

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::event::{Kind, Phase, UsageRecord};
+use crate::event::{Kind, Phase, RecordView};
 use crate::store::Series;
 use crate::units::COLUMNS;
 
@@ -66,7 +66,7 @@ impl Default for Item {
 
 impl Item {
     /// A record of it came.
-    pub(super) fn take(&mut self, seq: u64, delta: &Bytes, total: &Bytes, record: &UsageRecord) {
+    pub(super) fn take(&mut self, seq: u64, delta: &Bytes, total: &Bytes, record: &RecordView<'_>) {
         // A session's first record is its open, whatever that says; requests have none, and the first says all that there is.
         let is_first = if record.kind() == Kind::Session { record.phase() == Phase::Open } else { delta == total };
         if is_first {
@@ -77,7 +77,7 @@ impl Item {
             *stated = (*stated).max(*total);
         }
         if self.account != record.account {
-            self.account.clone_from(&record.account);
+            self.account.replace_range(.., &record.account);
         }
     }
 

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::item::{Bytes, add};
-use crate::event::{End, Kind, Phase, UsageRecord};
+use crate::event::{End, Kind, Phase, RecordView};
 
 /// Sums over records that are each there once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,7 +34,7 @@ pub struct Tally {
 
 impl Tally {
     /// One more record.
-    pub fn add(&mut self, record: &UsageRecord) {
+    pub fn add(&mut self, record: &RecordView<'_>) {
         let delta: Bytes = record.deltas().to_array().map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
         let is_close = record.phase() == Phase::Close;
         self.records += 1;

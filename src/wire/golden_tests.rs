@@ -111,9 +111,9 @@ fn golden_messages_still_decode_to_the_same_values() {
         }
         let taken = verifier.take(Incoming { headers: &headers, payload: golden }).unwrap();
         assert_eq!(taken.stream, id());
-        findings.extend(taken.findings);
-        for (seq, record) in taken.records {
-            let bare = UsageRecord { node: String::new(), epoch: 0, shard: 0, seq: 0, ..record };
+        findings.extend_from_slice(&taken.findings);
+        for (seq, record) in taken.into_records() {
+            let bare = UsageRecord { node: String::new(), epoch: 0, shard: 0, seq: 0, ..record.into() };
             read.push((name, seq, bare));
         }
     }

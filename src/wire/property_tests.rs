@@ -3,11 +3,14 @@
 
 use std::collections::BTreeSet;
 
+use bytes::Bytes;
 use proptest::prelude::*;
 use proptest::sample::Index;
+use prost::Message as _;
 
 use super::tests::{at_of, encoder, id, messages, record, take, verifier};
 use super::*;
+use crate::event::v1::UsageBatch;
 
 /// Of one stream: enough for every shape of cut and gap.
 const RECORDS: u64 = 60;
@@ -33,9 +36,9 @@ fn fed_exactly(verifier: &mut Verifier, log: &[&Message]) -> Result<Vec<Finding>
         duplicates += range.clone().filter(|seq| !expected.insert(*seq)).count() as u64;
         let taken = take(verifier, message).map_err(|reject| TestCaseError::fail(reject.to_string()))?;
         prop_assert_eq!(&taken.stream, &id());
-        for (seq, taken) in &taken.records {
-            prop_assert!(seen.insert(*seq), "{} came twice", seq);
-            prop_assert_eq!(taken.at, at_of(*seq));
+        for (seq, taken) in taken.records() {
+            prop_assert!(seen.insert(seq), "{} came twice", seq);
+            prop_assert_eq!(taken.at, at_of(seq));
         }
         findings.extend(taken.findings);
     }
@@ -176,5 +179,26 @@ proptest! {
             }
         }
         prop_assert!(is_seen);
+    }
+
+    #[test]
+    fn a_batch_is_read_as_prost_reads_it(position in any::<Index>(), bit in 0u32..8, cut in any::<Index>()) {
+        let made = messages(&mut encoder(Layout::Batch, Format::default(), 3, Boundary::default()), 0..6);
+        let mut value = made[1].payload.to_vec();
+        let at = position.index(value.len());
+        value[at] ^= 1 << bit;
+        for value in [&value[..], &value[..cut.index(value.len())]] {
+            let ours = Batch::decode(value).ok().map(|batch| UsageBatch {
+                node: batch.node.into_owned(),
+                epoch: batch.epoch,
+                shard: batch.shard,
+                first_seq: batch.first_seq,
+                count: batch.count,
+                records: batch.records.into_iter().map(Into::into).collect(),
+                previous_hash: Bytes::copy_from_slice(batch.previous_hash),
+                skipped: batch.skipped,
+            });
+            prop_assert_eq!(ours, UsageBatch::decode(value).ok());
+        }
     }
 }

@@ -1,13 +1,61 @@
-//! `UsageBatch` and `UsageRecord` around record bytes that are copied, not decoded; fields in the order of their numbers.
+//! `UsageBatch` and `UsageRecord` around record bytes that are copied, not decoded, fields in the order of their numbers; and a batch as it
+//! is read.
+
+use std::borrow::Cow;
 
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::{Hash, Layout, StreamId};
+use crate::event::{Fields, Malformed, RecordView};
 
 /// What Confluent's serialisers put first.
 const MAGIC: u8 = 0;
 /// Most bytes behind the records: hash and skipped.
 pub(super) const TAIL_BYTES_MAX: usize = 2 + 32 + 1 + 10;
+
+/// No record of traffic is smaller.
+const RECORD_BYTES_MIN: usize = 64;
+
+/// A `UsageBatch`, its texts and octets where they lie in the message.
+#[derive(Debug, Default)]
+#[allow(missing_docs)] // the .proto holds the comments
+pub struct Batch<'a> {
+    pub node: Cow<'a, str>,
+    pub epoch: i64,
+    pub shard: i32,
+    pub first_seq: i64,
+    pub count: i32,
+    pub records: Vec<RecordView<'a>>,
+    pub previous_hash: &'a [u8],
+    pub skipped: i64,
+}
+
+impl<'a> Batch<'a> {
+    /// Reads an encoded one.
+    pub fn decode(message: &'a [u8]) -> Result<Self, Malformed> {
+        let mut batch = Self::default();
+        let mut fields = Fields::new(message);
+        while let Some(field) = fields.next()? {
+            match field.number {
+                1 => batch.node = Cow::Borrowed(fields.text(field)?),
+                2 => batch.epoch = fields.number(field)? as i64,
+                3 => batch.shard = fields.number(field)? as i32,
+                4 => batch.first_seq = fields.number(field)? as i64,
+                5 => {
+                    batch.count = fields.number(field)? as i32;
+                    // As many as it says, if the message has room for them.
+                    let records = usize::try_from(batch.count).unwrap_or(0);
+                    batch.records.reserve(records.min(message.len() / RECORD_BYTES_MIN));
+                }
+                6 => RecordView::decode_into(&mut batch.records, fields.octets(field)?)?,
+                7 => batch.previous_hash = fields.octets(field)?,
+                8 => batch.skipped = fields.number(field)? as i64,
+                _ => fields.skip(field)?,
+            }
+        }
+        Ok(batch)
+    }
+}
 
 /// Appends what comes before the records of a batch.
 pub(super) fn batch_head(to: &mut Vec<u8>, schema_id: Option<u32>, stream: &StreamId, first_seq: u64, count: usize) {

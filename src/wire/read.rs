@@ -2,11 +2,10 @@
 
 use std::ops::Range;
 
-use prost::Message;
-
+use super::protobuf::{self, Batch};
 use super::signature::Fault;
-use super::{Hash, Layout, Schema, StreamId, json, protobuf};
-use crate::event::v1::{UsageBatch, UsageRecord};
+use super::{Hash, Layout, Schema, StreamId, json};
+use crate::event::{RecordView, UsageRecord};
 
 /// A message that adds nothing, and why. Its seqs stay a gap until a good one holds them.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -34,10 +33,10 @@ pub enum Reject {
 }
 
 /// A message's content.
-pub(super) struct Content {
+pub(super) struct Content<'a> {
     pub(super) stream: StreamId,
     pub(super) first_seq: u64,
-    pub(super) records: Vec<UsageRecord>,
+    pub(super) records: Vec<RecordView<'a>>,
     /// Records right before these that the sender lost.
     pub(super) skipped: u64,
     /// None: a layout without a chain.
@@ -51,7 +50,7 @@ pub(super) struct Chain {
     pub(super) boundary: u64,
 }
 
-impl Content {
+impl Content<'_> {
     pub(super) fn range(&self) -> Range<u64> {
         self.first_seq..self.first_seq + self.records.len() as u64
     }
@@ -65,30 +64,30 @@ pub(super) fn schema(header: Option<&[u8]>) -> Result<Schema, Reject> {
 }
 
 /// Reads a value of this schema.
-pub(super) fn content(schema: Schema, value: &[u8]) -> Result<Content, Reject> {
+pub(super) fn content(schema: Schema, value: &[u8]) -> Result<Content<'_>, Reject> {
     let read = if schema.is_json { from_json(schema.layout, value) } else { from_protobuf(schema.layout, value) };
     read.map_err(Reject::Malformed)
 }
 
-fn from_protobuf(layout: Layout, value: &[u8]) -> Result<Content, String> {
+fn from_protobuf(layout: Layout, value: &[u8]) -> Result<Content<'_>, String> {
     let value = protobuf::unframed(value, layout).ok_or("its schema registry frame names another message")?;
     match layout {
-        Layout::Record => lone(UsageRecord::decode(value).map_err(|error| error.to_string())?),
+        Layout::Record => lone(RecordView::decode(value).map_err(|error| error.to_string())?),
         Layout::Batch => {
-            let batch = UsageBatch::decode(value).map_err(|error| error.to_string())?;
-            let previous = match batch.previous_hash.as_ref() {
+            let batch = Batch::decode(value).map_err(|error| error.to_string())?;
+            let previous = match batch.previous_hash {
                 [] => None,
                 bytes => Some(Hash(bytes.try_into().map_err(|_| "previous_hash is not 32 bytes")?)),
             };
             let place = (batch.epoch, i64::from(batch.shard), batch.first_seq);
-            checked(batch.node, place, i64::from(batch.count), previous, batch.skipped, batch.records)
+            checked(&batch.node, place, i64::from(batch.count), previous, batch.skipped, batch.records)
         }
     }
 }
 
-fn from_json(layout: Layout, value: &[u8]) -> Result<Content, String> {
+fn from_json(layout: Layout, value: &[u8]) -> Result<Content<'static>, String> {
     match layout {
-        Layout::Record => lone(json::read_lone_record(value)?),
+        Layout::Record => lone(json::read_lone_record(value)?.into()),
         Layout::Batch => {
             let batch = json::read_batch(value)?;
             let previous = match batch.previous_hash.as_str() {
@@ -98,9 +97,9 @@ fn from_json(layout: Layout, value: &[u8]) -> Result<Content, String> {
                     Some(Hash(bytes.ok_or("previous_hash is not 64 hexadecimal digits")?))
                 }
             };
-            let records = batch.records.iter().map(json::read_record).collect::<Result<Vec<_>, _>>()?;
+            let records = batch.records.iter().map(|record| Ok(json::read_record(record)?.into()));
             let place = (batch.epoch, batch.shard, batch.first_seq);
-            checked(batch.node, place, batch.count, previous, batch.skipped, records)
+            checked(&batch.node, place, batch.count, previous, batch.skipped, records.collect::<Result<_, String>>()?)
         }
     }
 }
@@ -112,20 +111,20 @@ pub fn json_line(line: &[u8]) -> Result<(StreamId, u64, UsageRecord), String> {
     Ok((stream, seq, record))
 }
 
-fn lone(record: UsageRecord) -> Result<Content, String> {
+fn lone(record: RecordView<'_>) -> Result<Content<'_>, String> {
     let (stream, seq) = position(&record.node, (record.epoch, i64::from(record.shard), record.seq))?;
     Ok(Content { stream, first_seq: seq, records: vec![record], skipped: 0, chain: None })
 }
 
-fn checked(
-    node: String,
+fn checked<'a>(
+    node: &str,
     place: (i64, i64, i64),
     count: i64,
     previous: Option<Hash>,
     skipped: i64,
-    records: Vec<UsageRecord>,
-) -> Result<Content, String> {
-    let (stream, first_seq) = position(&node, place)?;
+    records: Vec<RecordView<'a>>,
+) -> Result<Content<'a>, String> {
+    let (stream, first_seq) = position(node, place)?;
     if records.is_empty() || i64::try_from(records.len()) != Ok(count) {
         return Err(format!("it says that it holds {count} records, and holds {}", records.len()));
     }

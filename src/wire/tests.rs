@@ -125,7 +125,7 @@ pub(super) fn messages(encoder: &mut Encoder, seqs: impl IntoIterator<Item = u64
     made
 }
 
-pub(super) fn take(verifier: &mut Verifier, message: &Message) -> Result<Taken, Reject> {
+pub(super) fn take<'a>(verifier: &mut Verifier, message: &'a Message) -> Result<Taken<'a>, Reject> {
     let headers: Vec<(&str, &[u8])> = message.headers.iter().map(|(name, value)| (*name, value.as_ref())).collect();
     verifier.take(Incoming { headers: &headers, payload: &message.payload })
 }
@@ -139,7 +139,7 @@ fn fed<'a>(verifier: &mut Verifier, messages: impl IntoIterator<Item = &'a Messa
     let (mut seqs, mut findings) = (Vec::new(), Vec::new());
     for message in messages {
         let taken = take(verifier, message).unwrap();
-        seqs.extend(taken.records.iter().map(|(seq, _)| *seq));
+        seqs.extend(taken.records().map(|(seq, _)| seq));
         findings.extend(taken.findings);
     }
     (seqs, findings)
@@ -246,12 +246,11 @@ fn every_form_gives_the_same_records() {
             made.extend(encoder.finish());
             let mut verifier = verifier();
             let taken = take(&mut verifier, &made[0]).unwrap();
-            let (position, record) = taken.positioned().next().unwrap();
-            assert_eq!((position.node, position.epoch, position.shard, position.seq), ("edge-1", 7, 2, 0));
+            assert_eq!((&taken.stream, taken.findings.as_slice()), (&id(), &[][..]));
+            let (seq, record) = taken.into_records().next().unwrap();
             // Only layouts that state it in the record have it there.
-            let bare = UsageRecord { node: String::new(), epoch: 0, shard: 0, seq: 0, ..record.clone() };
-            assert_eq!(bare, full_record());
-            assert_eq!(taken.findings, []);
+            let bare = UsageRecord { node: String::new(), epoch: 0, shard: 0, seq: 0, ..record.into() };
+            assert_eq!((seq, bare), (0, full_record()));
         }
     }
 }
@@ -444,7 +443,7 @@ fn with_keys_only_what_they_sign_is_taken() {
         assert_eq!(reject(&with_header(&good, SIGNATURE_HEADER, confused.as_bytes())), forged());
         assert_eq!(verifier.state().totals.bad_signatures, 8);
         assert_eq!(verifier.state().streams.len(), 0);
-        assert_eq!(take(&mut verifier, &good).unwrap().records.len(), 4);
+        assert_eq!(take(&mut verifier, &good).unwrap().count(), 4);
     }
 }
 

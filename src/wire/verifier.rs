@@ -8,20 +8,20 @@ use super::read::{self, Content, Reject};
 use super::signature::{Keys, VerifyingKey};
 use super::stream::{Cause, Finding, Missing, Outcome, Stream};
 use super::{Hash, NODE_HEADER, SCHEMA_HEADER, SEQ_HEADER, SIGNATURE_HEADER, StreamId};
-use crate::event::{Kind, Phase, Position, ShardEnd, UsageRecord};
+use crate::event::{Kind, Phase, RecordView, ShardEnd};
 
 /// A message as it was read.
 #[derive(Clone, Copy, Debug)]
-pub struct Incoming<'a> {
+pub struct Incoming<'h, 'a> {
     /// Names and values.
-    pub headers: &'a [(&'a str, &'a [u8])],
+    pub headers: &'h [(&'h str, &'h [u8])],
     /// The value.
     pub payload: &'a [u8],
 }
 
-impl<'a> Incoming<'a> {
+impl<'h> Incoming<'h, '_> {
     /// The last one with this name, as Kafka's own readers take it.
-    fn header(&self, name: &str) -> Option<&'a [u8]> {
+    fn header(&self, name: &str) -> Option<&'h [u8]> {
         self.headers.iter().rev().find(|(known, _)| *known == name).map(|(_, value)| *value)
     }
 }
@@ -45,22 +45,29 @@ impl Default for Bounds {
 
 /// What a message added.
 #[derive(Debug)]
-pub struct Taken {
+pub struct Taken<'a> {
     /// Whose records.
     pub stream: StreamId,
-    /// Seq and record, in order, each for the first time.
-    pub records: Vec<(u64, UsageRecord)>,
     /// What it showed.
     pub findings: Vec<Finding>,
+    seqs: Vec<u64>,
+    records: Vec<RecordView<'a>>,
 }
 
-impl Taken {
-    /// The records with their full position.
-    pub fn positioned(&self) -> impl Iterator<Item = (Position<'_>, &UsageRecord)> {
-        let StreamId { node, epoch, shard } = &self.stream;
-        self.records
-            .iter()
-            .map(move |(seq, record)| (Position { node, epoch: *epoch, shard: *shard, seq: *seq }, record))
+impl<'a> Taken<'a> {
+    /// How many records.
+    pub fn count(&self) -> usize {
+        self.records.len()
+    }
+
+    /// Seq and record, in order, each for the first time.
+    pub fn records(&self) -> impl Iterator<Item = (u64, &RecordView<'a>)> {
+        self.seqs.iter().copied().zip(&self.records)
+    }
+
+    /// The same, to keep.
+    pub fn into_records(self) -> impl Iterator<Item = (u64, RecordView<'a>)> {
+        self.seqs.into_iter().zip(self.records)
     }
 }
 
@@ -135,7 +142,7 @@ impl Verifier {
     }
 
     /// Takes a message. A rejected one changes nothing but the count.
-    pub fn take(&mut self, message: Incoming<'_>) -> Result<Taken, Reject> {
+    pub fn take<'a>(&mut self, message: Incoming<'_, 'a>) -> Result<Taken<'a>, Reject> {
         let taken = self.checked(message);
         let totals = &mut self.state.totals;
         match &taken {
@@ -150,13 +157,13 @@ impl Verifier {
 
     /// Takes consecutive records that no message held: read from a journal, or from a file. They have no chain and no signature;
     /// `skipped` records right before them are lost for ever.
-    pub fn take_records(
+    pub fn take_records<'a>(
         &mut self,
         stream: StreamId,
         first_seq: u64,
         skipped: u64,
-        records: Vec<UsageRecord>,
-    ) -> Result<Taken, Reject> {
+        records: Vec<RecordView<'a>>,
+    ) -> Result<Taken<'a>, Reject> {
         self.has_room_for(&stream)?;
         let skipped = skipped.min(first_seq);
         let content = Content { stream, first_seq, records, skipped, chain: None };
@@ -182,7 +189,7 @@ impl Verifier {
         Some((stream, findings))
     }
 
-    fn checked(&mut self, message: Incoming<'_>) -> Result<Taken, Reject> {
+    fn checked<'a>(&mut self, message: Incoming<'_, 'a>) -> Result<Taken<'a>, Reject> {
         let schema = read::schema(message.header(SCHEMA_HEADER))?;
         let hash = Hash::of(message.payload);
         let signature = message.header(SIGNATURE_HEADER);
@@ -219,7 +226,7 @@ impl Verifier {
         Ok(())
     }
 
-    fn apply(&mut self, content: Content, hash: Hash, findings: &mut Vec<Finding>) -> Taken {
+    fn apply<'a>(&mut self, content: Content<'a>, hash: Hash, findings: &mut Vec<Finding>) -> Taken<'a> {
         let (totals, bounds) = (&mut self.state.totals, &self.bounds);
         let stream = self.state.streams.entry(content.stream.clone()).or_default();
         let seqs = content.range();
@@ -237,28 +244,31 @@ impl Verifier {
             totals.links_verified += stream.bound(seqs.end, hash, bounds, findings);
         }
         let mut fresh = fresh.into_iter().peekable();
-        let mut records = Vec::with_capacity(content.records.len());
-        for (seq, record) in seqs.zip(content.records) {
+        let mut records = content.records;
+        let (came, mut seqs, mut taken) = (records.len(), seqs, Vec::with_capacity(records.len()));
+        records.retain(|record| {
+            let Some(seq) = seqs.next() else { return false };
             while fresh.next_if(|range| range.end <= seq).is_some() {}
-            if !fresh.peek().is_some_and(|range| range.contains(&seq)) {
-                totals.duplicates += 1;
-                continue;
+            let is_fresh = fresh.peek().is_some_and(|range| range.contains(&seq));
+            if is_fresh {
+                taken.push(seq);
+                if record.kind() == Kind::Node && record.phase() == Phase::Close {
+                    stream.closed_by(seq);
+                }
             }
-            if record.kind() == Kind::Node && record.phase() == Phase::Close {
-                stream.closed_by(seq);
-            }
-            records.push((seq, record));
-        }
-        totals.records += records.len() as u64;
+            is_fresh
+        });
+        totals.records += taken.len() as u64;
+        totals.duplicates += (came - taken.len()) as u64;
         if stream.is_complete() {
             stream.shrink();
         }
         self.count(findings);
-        Taken { stream: content.stream, records, findings: std::mem::take(findings) }
+        Taken { stream: content.stream, findings: std::mem::take(findings), seqs: taken, records }
     }
 }
 
-fn differing_headers(message: &Incoming<'_>, content: &Content) -> Vec<Finding> {
+fn differing_headers(message: &Incoming<'_, '_>, content: &Content<'_>) -> Vec<Finding> {
     let range = content.range();
     let seqs = format!("{}-{}", range.start, range.end - 1);
     [(NODE_HEADER, content.stream.node.as_bytes()), (SEQ_HEADER, seqs.as_bytes())]

@@ -3,18 +3,18 @@
 use super::fingerprint::fingerprint;
 use super::{Book, UNITEMISED};
 use crate::clock::hour_of;
-use crate::event::{Kind as RecordKind, Phase, UsageRecord};
+use crate::event::{Kind as RecordKind, Phase, RecordView};
 use crate::rollup::catalog::Named;
 use crate::rollup::gaps::signed;
 use crate::rollup::item::{Bytes, Closed, Item, add, minus, negative};
 use crate::rollup::window;
 use crate::store::{Kind, Sums};
-use crate::units::COLUMNS;
+use crate::units::{COLUMNS, Counters};
 use crate::wire::{Stream, StreamId};
 
 impl Book {
     /// What a record brings to usage. Nothing asks whether it came before: that is up to whoever looks at records again.
-    pub(in crate::rollup) fn record(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord) {
+    pub(in crate::rollup) fn record(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) {
         let hour_us = hour_of(record.at);
         match record.kind() {
             RecordKind::Gap => self.gap(stream, record, hour_us),
@@ -26,8 +26,8 @@ impl Book {
         }
     }
 
-    fn request(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord, hour_us: i64) {
-        let (delta, total) = (deltas(record), totals(record));
+    fn request(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>, hour_us: i64) {
+        let (delta, total) = (bytes_of(record.deltas()), bytes_of(record.totals()));
         let is_close = record.phase() == Phase::Close;
         let requests = if is_close { record.folded.max(1) } else { 0 };
         let sums = Sums {
@@ -94,9 +94,9 @@ impl Book {
         }
     }
 
-    fn session(&mut self, stream: &StreamId, seq: u64, record: &UsageRecord, hour_us: i64) {
+    fn session(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>, hour_us: i64) {
         let Ok(id) = <[u8; 16]>::try_from(record.session_id.as_ref()) else { return };
-        let (delta, total) = (deltas(record), totals(record));
+        let (delta, total) = (bytes_of(record.deltas()), bytes_of(record.totals()));
         let is_close = record.phase() == Phase::Close;
         let (_, item) = self.items.entry(id).or_insert_with(|| (stream.clone(), Item::default()));
         item.take(seq, &delta, &total, record);
@@ -181,10 +181,6 @@ pub(super) fn of_bytes(bytes: Bytes) -> Sums {
     Sums { bytes, ..Sums::default() }
 }
 
-pub(super) fn deltas(record: &UsageRecord) -> Bytes {
-    record.deltas().to_array().map(signed)
-}
-
-fn totals(record: &UsageRecord) -> Bytes {
-    record.totals().to_array().map(signed)
+pub(super) fn bytes_of(counters: Counters) -> Bytes {
+    counters.to_array().map(signed)
 }

@@ -5,7 +5,7 @@ use crate::rollup::gaps::unsigned;
 use crate::rollup::item::Bytes;
 use crate::wire::StreamId;
 
-use super::entries::deltas;
+use super::entries::bytes_of;
 
 /// What a record that states its own position adds to the fingerprint of its bucket.
 pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
@@ -14,7 +14,7 @@ pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {
         epoch: u32::try_from(record.epoch).unwrap_or_default(),
         shard: u16::try_from(record.shard).unwrap_or_default(),
     };
-    fingerprint(&stream, unsigned(record.seq), &deltas(record))
+    fingerprint(&stream, unsigned(record.seq), &bytes_of(record.deltas()))
 }
 
 /// Which record, and what it brought: equal sums in two stores mean the same records.

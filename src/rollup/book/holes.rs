@@ -1,9 +1,9 @@
 //! What did not come: gaps, what gap records say of them, and what later epochs say of earlier ones.
 
-use super::entries::{deltas, of_bytes};
+use super::entries::{bytes_of, of_bytes};
 use super::{Book, GAP};
 use crate::clock::hour_of;
-use crate::event::{SeqRange, ShardEnd, UNATTRIBUTED, UsageRecord};
+use crate::event::{RecordView, ShardEnd, UNATTRIBUTED};
 use crate::rollup::catalog::Named;
 use crate::rollup::gaps::{self, Statement};
 use crate::rollup::item::{add, negative};
@@ -27,9 +27,9 @@ impl Book {
         self.changed.streams.insert(stream);
     }
 
-    pub(super) fn gap(&mut self, stream: &StreamId, record: &UsageRecord, hour_us: i64) {
-        let delta = deltas(record);
-        let counted = match SeqRange::of(record) {
+    pub(super) fn gap(&mut self, stream: &StreamId, record: &RecordView<'_>, hour_us: i64) {
+        let delta = bytes_of(record.deltas());
+        let counted = match record.gap_range() {
             None => true,
             Some(range) => {
                 let of = StreamId { node: stream.node.clone(), epoch: range.epoch, shard: range.shard };

@@ -18,7 +18,7 @@ use super::catalog::Catalog;
 use super::gaps::{Span, Statement, signed, unsigned};
 use super::item::{Bytes, Item, add};
 use super::tally::Tally;
-use crate::event::UsageRecord;
+use crate::event::{RecordView, UsageRecord};
 use crate::ids::{hex, unhex};
 use crate::store::{
     Batch, Details, Found, Gap, ItemRow, Move, Period, Quarantined, StreamPlace, StreamRow, Sums, Usage,
@@ -99,7 +99,7 @@ struct Kept {
 }
 
 /// What sees records that come.
-pub type Watcher = Box<dyn FnMut(&StreamId, u64, &UsageRecord) + Send>;
+pub type Watcher = Box<dyn FnMut(&StreamId, u64, &RecordView<'_>) + Send>;
 
 /// Everything known.
 pub struct Book {
@@ -252,15 +252,16 @@ impl Book {
     }
 
     /// Consecutive records of a journal or a file; `skipped` right before them are lost for ever.
-    pub fn records(
+    pub fn records<'a>(
         &mut self,
         spot: Spot,
         stream: StreamId,
         first_seq: u64,
         skipped: u64,
-        records: Vec<UsageRecord>,
+        records: impl IntoIterator<Item: Into<RecordView<'a>>>,
     ) -> Result<(), Refused> {
         self.advance(&spot)?;
+        let records: Vec<RecordView<'a>> = records.into_iter().map(Into::into).collect();
         if records.is_empty() {
             return Ok(());
         }
@@ -295,14 +296,14 @@ impl Book {
         self.changed.quarantine.push(Quarantined { source, part, position: from, at_us, reason, bytes });
     }
 
-    fn post(&mut self, taken: Taken) {
-        let Taken { stream, records, findings } = taken;
+    fn post(&mut self, mut taken: Taken<'_>) {
+        let (stream, findings) = (taken.stream.clone(), std::mem::take(&mut taken.findings));
         let note = self.notes.entry(stream.clone()).or_default();
         let behind_us = note.last_at_us;
-        let first_at_us = records.first().map_or(behind_us, |(_, record)| record.at);
-        note.records += records.len() as i64;
-        self.changed.records += records.len() as u64;
-        for (_, record) in &records {
+        let first_at_us = taken.records().next().map_or(behind_us, |(_, record)| record.at);
+        note.records += taken.count() as i64;
+        self.changed.records += taken.count() as u64;
+        for (_, record) in taken.records() {
             note.last_at_us = note.last_at_us.max(record.at);
             note.tally.add(record);
         }
@@ -329,14 +330,15 @@ impl Book {
         if has_gaps || !filled.is_empty() || !given_up.is_empty() {
             self.regap(&stream, &given_up, (behind_us, first_at_us));
         }
-        for (seq, record) in &records {
+        for (seq, record) in taken.records() {
             if let Some(watcher) = &mut self.watcher {
-                watcher(&stream, *seq, record);
+                watcher(&stream, seq, record);
             }
-            self.record(&stream, *seq, record);
+            self.record(&stream, seq, record);
         }
         if self.keeps_details {
-            for (seq, mut record) in records {
+            for (seq, record) in taken.into_records() {
+                let mut record = UsageRecord::from(record);
                 (record.node, record.epoch) = (stream.node.clone(), i64::from(stream.epoch));
                 (record.shard, record.seq) = (i32::from(stream.shard), signed(seq));
                 self.changed.details.add(&record);

@@ -6,11 +6,8 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 
-use prost::Message;
-
 use super::{Error, io};
 use crate::event::UsageRecord;
-use crate::event::v1::UsageBatch;
 use crate::rollup::book::{Book, Spot};
 use crate::wire::{self, StreamId};
 
@@ -174,7 +171,10 @@ fn batches(book: &mut Book, name: &str, position: i64, bytes: &[u8]) -> Result<u
     let mut rest = bytes;
     let mut used = 0;
     while !rest.is_empty() {
-        let Ok(batch) = UsageBatch::decode_length_delimited(&mut rest) else { break };
+        let Ok(length) = prost::decode_length_delimiter(&mut rest) else { break };
+        let Some((message, behind)) = rest.split_at_checked(length) else { break };
+        let Ok(batch) = wire::Batch::decode(message) else { break };
+        rest = behind;
         let from = position + used as i64;
         let whole = &bytes[used..bytes.len() - rest.len()];
         used += whole.len();
