@@ -112,10 +112,12 @@ impl Keys {
                 owner
             }
         };
-        if !self.ready.contains_key(&(owner, day)) {
-            self.make(owner, day)?;
+        if let Some(key) = self.ready.get(&(owner, day)) {
+            key.encrypt_ip16(&mut address);
+            return Ok(address);
         }
-        let Some(key) = self.ready.get(&(owner, day)) else { return Err(Error::NoRandomness) };
+        self.make(owner, day)?;
+        let key = self.ready.get(&(owner, day)).ok_or(Error::NoRandomness)?;
         key.encrypt_ip16(&mut address);
         Ok(address)
     }

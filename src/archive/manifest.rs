@@ -98,6 +98,7 @@ pub struct File {
 
 /// Rows of a stream in a file.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "RowsRead")]
 pub struct Rows {
     /// Which stream.
     #[serde(flatten)]
@@ -108,6 +109,25 @@ pub struct Rows {
     pub next_seq: i64,
     /// How many.
     pub rows: i64,
+}
+
+/// The same as it is read: serde keeps a copy of everything that it reads for a flattened field, and there is one of these or more for
+/// each file.
+#[derive(Deserialize)]
+struct RowsRead {
+    node: String,
+    epoch: i64,
+    shard: i64,
+    first_seq: i64,
+    next_seq: i64,
+    rows: i64,
+}
+
+impl From<RowsRead> for Rows {
+    fn from(read: RowsRead) -> Self {
+        let RowsRead { node, epoch, shard, first_seq, next_seq, rows } = read;
+        Self { place: StreamPlace { node, epoch, shard }, first_seq, next_seq, rows }
+    }
 }
 
 /// A file that is no longer part of the archive.
