@@ -1,8 +1,8 @@
 //! A file of the archive: rows → Parquet, and back.
 //!
 //! Zstd; dictionaries for what repeats, deltas for times and numbers; statistics for every column, a page index; bloom filters where one
-//! value is looked for. Row groups of 131,072 rows. A file that is joined with others within the hour ([`Effort::Quick`]) has only what is
-//! cheap: no dictionaries of numbers, no bloom filters, statistics of account and times.
+//! value is looked for. Row groups of 131,072 rows. A file that is written anew once its hour is over ([`Effort::Quick`]) has
+//! only what is cheap: no dictionaries of numbers, no bloom filters, statistics of account and times.
 //!
 //! **Memory**: who writes a file has it in memory as it will be on the disk (some 30 bytes a row), with one row group's columns and 4 bytes
 //! of proof a row. Who reads one has so many rows in memory as it asks for at once, and of a bucket's object its bytes.
@@ -89,6 +89,7 @@ pub struct Encoder {
     /// Hour, bucket, and among how many.
     of: (i64, u32, u32),
     number: u64,
+    effort: Effort,
     writer: ArrowWriter<Vec<u8>>,
     hashes: Vec<u32>,
     streams: BTreeMap<StreamPlace, Rows>,
@@ -115,6 +116,7 @@ impl Encoder {
             table,
             of,
             number,
+            effort,
             hashes: Vec::with_capacity(rows_expected),
             streams: BTreeMap::new(),
             sums: [0; COLUMNS],
@@ -163,6 +165,7 @@ impl Encoder {
             buckets,
             rows: self.hashes.len() as i64,
             file_bytes: bytes.len() as i64,
+            is_provisional: self.effort == Effort::Quick,
             blake3: Hash::of(&bytes),
             first_at_us,
             last_at_us,

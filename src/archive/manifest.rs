@@ -78,6 +78,9 @@ pub struct File {
     pub rows: i64,
     /// Size.
     pub file_bytes: i64,
+    /// Written in haste, with hardly any statistics and no bloom filters: it is joined with others, or written anew, once its hour is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_provisional: bool,
     /// Of all its bytes.
     pub blake3: Hash,
     /// Least `at`.

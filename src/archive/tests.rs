@@ -292,6 +292,9 @@ fn joining_files_and_sweeping_change_no_row() {
     let files = parts.len();
     parts.dedup();
     assert_eq!(parts.len(), files, "one file for each hour and bucket");
+    // Also of hours that had only one to begin with; and what is good stays as it is.
+    assert!(manifest.files.values().all(|file| !file.is_provisional));
+    assert_eq!(keep(&world.place(), &world.config(), now_us).unwrap().joined, 0);
     // An hour later nothing is left of those that were joined.
     let later_us = Clock::anchored().now_us().max(now_us) + 2 * HOUR_US;
     keep(&world.place(), &world.config(), later_us).unwrap();

@@ -29,7 +29,7 @@ pub(super) const LEFT_ALONE_US: i64 = HOUR_US;
 /// What was done.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Kept {
-    /// Files that were joined.
+    /// Files that were joined, or alone in their hour and written anew.
     pub joined: usize,
     /// Files that they became.
     pub into: usize,
@@ -60,13 +60,14 @@ fn compact(place: &Place, manifest: &mut Manifest, now_us: i64, kept: &mut Kept)
     for ((table, hour_us, bucket, buckets), mut files) in parts {
         let is_over = hour_us + HOUR_US + SETTLED_US < now_us;
         // Those that are large already are as good as they get.
-        files.retain(|file| file.rows < ROWS_MAX / 2);
+        files.retain(|file| file.is_provisional || file.rows < ROWS_MAX / 2);
         let mut rows = 0;
         files.retain(|file| {
             rows += file.rows;
             rows <= ROWS_MAX
         });
-        if files.len() < 2 || !is_over && files.len() < FILES_MAX {
+        let is_needed = files.len() > 1 || files.iter().any(|file| file.is_provisional);
+        if !is_needed || !is_over && files.len() < FILES_MAX {
             continue;
         }
         let mut commit = Commit::after(manifest, now_us, Why::Compact);
