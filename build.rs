@@ -99,7 +99,7 @@ pub struct RecordView<'a> {{
 impl<'a> RecordView<'a> {{
     fn merge(&mut self, message: &'a [u8]) -> Result<(), Malformed> {{
         let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {{
+        while let Some(field) = fields.next_field()? {{
             match field.number {{
 {reads}                _ => fields.skip(field)?,
             }}

@@ -240,8 +240,8 @@ fn encoded(
     effort: Effort,
 ) -> WriterPropertiesBuilder {
     let is_number = matches!(value, Value::Number(_) | Value::Total(_) | Value::Small(_) | Value::Time(_));
-    let has_dictionary = !DISTINCT.contains(&name) && !(is_number && effort == Effort::Quick);
-    let to = to.set_column_dictionary_enabled(path.clone(), has_dictionary);
+    let has_none = DISTINCT.contains(&name) || is_number && effort == Effort::Quick;
+    let to = to.set_column_dictionary_enabled(path.clone(), !has_none);
     // Of numbers, where a dictionary grows too large, and where there is none.
     if is_number { to.set_column_encoding(path.clone(), Encoding::DELTA_BINARY_PACKED) } else { to }
 }

@@ -61,7 +61,7 @@ impl<'a> Fields<'a> {
 
     /// The next field; its value must be taken, or skipped. None: there is none.
     #[inline]
-    pub fn next(&mut self) -> Result<Option<Field>, Malformed> {
+    pub fn next_field(&mut self) -> Result<Option<Field>, Malformed> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -108,7 +108,7 @@ impl<'a> Fields<'a> {
             FIXED32 => drop(self.take(4)?),
             OCTETS => drop(self.octets(field)?),
             GROUP => loop {
-                let inner = self.next()?.ok_or(Malformed::Cut)?;
+                let inner = self.next_field()?.ok_or(Malformed::Cut)?;
                 if inner.wire != GROUP_END {
                     self.skip_below(inner, depth)?;
                 } else if inner.number == field.number {

@@ -35,7 +35,7 @@ impl<'a> Batch<'a> {
     pub fn decode(message: &'a [u8]) -> Result<Self, Malformed> {
         let mut batch = Self::default();
         let mut fields = Fields::new(message);
-        while let Some(field) = fields.next()? {
+        while let Some(field) = fields.next_field()? {
             match field.number {
                 1 => batch.node = Cow::Borrowed(fields.text(field)?),
                 2 => batch.epoch = fields.number(field)? as i64,
