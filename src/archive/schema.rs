@@ -11,6 +11,7 @@
 //!
 //! * **Types**: `INT64` and `INT32`, signed, without a logical type (Spark makes decimals of unsigned ones); texts UTF-8; ids and
 //!   addresses `FIXED_LEN_BYTE_ARRAY(16)` without a logical type (Spark refuses UUID); times `TIMESTAMP(µs, UTC)`; labels a list.
+//!   Files say so in Parquet's terms alone, there is no schema of Arrow's in them.
 //! * **Null** are only: ids where there is none (`request_id` of folded requests, `session_id` of those), addresses, and
 //!   **`total_…` where it equals the delta beside it** (`coalesce(total_sent_body_bytes, sent_body_bytes)`): that is so in the first record
 //!   of anything, so in most. A text that says nothing is empty. `audit` is `ok` or the difference.
