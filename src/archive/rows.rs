@@ -18,9 +18,6 @@ use crate::clock::hour_of;
 use crate::event::{AddressForm, RecordView};
 use crate::wire::StreamId;
 
-/// Of a text, usually.
-const TEXT_BYTES: usize = 32;
-
 /// What is on its way into files.
 pub struct Rows {
     tables: [TableRows; 3],
@@ -48,7 +45,7 @@ pub struct Piece {
 impl Rows {
     /// None yet.
     pub fn new(buckets: u32, keys: Option<Keys>) -> Self {
-        let tables = Table::ALL.map(|table| TableRows::new(table, 0));
+        let tables = Table::ALL.map(TableRows::new);
         Self { tables, buckets, keys, known: HashMap::new(), failed: None }
     }
 
@@ -88,9 +85,7 @@ impl Rows {
 
     /// Takes all of them, a piece for each file. An error: a record could not become a row.
     pub fn take(&mut self) -> Result<Vec<Piece>, Error> {
-        // As many will come again, so columns need not grow.
-        let next = self.tables.each_ref().map(|rows| TableRows::new(rows.table, rows.files.len()));
-        let taken = std::mem::replace(&mut self.tables, next);
+        let taken = std::mem::replace(&mut self.tables, Table::ALL.map(TableRows::new));
         self.known.clear();
         if let Some(error) = self.failed.take() {
             return Err(error);
@@ -109,7 +104,7 @@ impl Rows {
 
     /// Forgets all of them.
     pub fn clear(&mut self) {
-        self.tables = Table::ALL.map(|table| TableRows::new(table, 0));
+        self.tables = Table::ALL.map(TableRows::new);
         self.failed = None;
     }
 }
@@ -130,9 +125,9 @@ struct TableRows {
 }
 
 impl TableRows {
-    fn new(table: Table, rows: usize) -> Self {
-        let columns = table.columns().map(|column| (&column.value, Builder::new(&column.value, rows))).collect();
-        Self { table, columns, files: Vec::with_capacity(rows) }
+    fn new(table: Table) -> Self {
+        let columns = table.columns().map(|column| (&column.value, Builder::new(&column.value))).collect();
+        Self { table, columns, files: Vec::new() }
     }
 
     fn push(&mut self, row: &Row<'_>) -> Result<(), ArrowError> {
@@ -180,16 +175,16 @@ enum Builder {
 }
 
 impl Builder {
-    fn new(value: &Value, rows: usize) -> Self {
+    fn new(value: &Value) -> Self {
         match value {
-            Value::Number(_) => Self::Number(Vec::with_capacity(rows)),
-            Value::Total(_) => Self::Total(Int64Builder::with_capacity(rows)),
-            Value::Small(_) => Self::Small(Vec::with_capacity(rows)),
-            Value::Truth(_) => Self::Truth(BooleanBuilder::with_capacity(rows)),
-            Value::Time(_) => Self::Time(Vec::with_capacity(rows)),
-            Value::Word(_) => Self::Word(Words::new(rows)),
-            Value::Text(_) => Self::Text(StringBuilder::with_capacity(rows, rows * TEXT_BYTES)),
-            Value::Bytes16(_) => Self::Bytes16(FixedSizeBinaryBuilder::with_capacity(rows, 16)),
+            Value::Number(_) => Self::Number(Vec::new()),
+            Value::Total(_) => Self::Total(Int64Builder::new()),
+            Value::Small(_) => Self::Small(Vec::new()),
+            Value::Truth(_) => Self::Truth(BooleanBuilder::new()),
+            Value::Time(_) => Self::Time(Vec::new()),
+            Value::Word(_) => Self::Word(Words::default()),
+            Value::Text(_) => Self::Text(StringBuilder::new()),
+            Value::Bytes16(_) => Self::Bytes16(FixedSizeBinaryBuilder::new(16)),
             Value::Texts(_) => {
                 let element = Arc::new(Field::new("element", DataType::Utf8, false));
                 Self::Texts(ListBuilder::new(StringBuilder::new()).with_field(element))
@@ -236,6 +231,7 @@ impl Builder {
 }
 
 /// Texts of which few differ: each once, and a number for each row. Most rows say the same as the one before.
+#[derive(Default)]
 struct Words {
     column: StringDictionaryBuilder<Int32Type>,
     last: String,
@@ -244,11 +240,6 @@ struct Words {
 }
 
 impl Words {
-    fn new(rows: usize) -> Self {
-        let column = StringDictionaryBuilder::with_capacity(rows, 0, 0);
-        Self { column, last: String::new(), rows: 0 }
-    }
-
     #[inline]
     fn push(&mut self, word: &str) -> Result<(), ArrowError> {
         if self.last != word {
