@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::gaps::signed;
 use crate::event::{Kind, Phase, RecordView};
 use crate::store::Series;
-use crate::units::COLUMNS;
+use crate::units::{COLUMNS, Counters};
 
 /// Bytes by column; signed, for sums that are taken from.
 pub(super) type Bytes = [i64; COLUMNS];
@@ -90,6 +91,11 @@ impl Item {
     pub(super) fn is_whole(&self) -> bool {
         self.stated == self.counted
     }
+}
+
+/// Counters as the store has them.
+pub(super) fn bytes_of(counters: Counters) -> Bytes {
+    counters.to_array().map(signed)
 }
 
 /// Adds, column by column.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::item::{Bytes, add};
+use super::item::{Bytes, add, bytes_of};
 use crate::event::{End, Kind, Phase, RecordView};
 
 /// Sums over records that are each there once.
@@ -35,7 +35,7 @@ pub struct Tally {
 impl Tally {
     /// One more record.
     pub fn add(&mut self, record: &RecordView<'_>) {
-        let delta: Bytes = record.deltas().to_array().map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        let delta = bytes_of(record.deltas());
         let is_close = record.phase() == Phase::Close;
         self.records += 1;
         self.differences += i64::from(!record.audit.is_empty());

@@ -189,7 +189,7 @@ proptest! {
         value[at] ^= 1 << bit;
         for value in [&value[..], &value[..cut.index(value.len())]] {
             let ours = Batch::decode(value).ok().map(|batch| UsageBatch {
-                node: batch.node.into_owned(),
+                node: batch.node.to_owned(),
                 epoch: batch.epoch,
                 shard: batch.shard,
                 first_seq: batch.first_seq,

@@ -1,8 +1,6 @@
 //! `UsageBatch` and `UsageRecord` around record bytes that are copied, not decoded, fields in the order of their numbers; and a batch as it
 //! is read.
 
-use std::borrow::Cow;
-
 use prost::encoding::{WireType, encode_key, encode_varint, encoded_len_varint};
 
 use super::{Hash, Layout, StreamId};
@@ -20,7 +18,7 @@ const RECORD_BYTES_MIN: usize = 64;
 #[derive(Debug, Default)]
 #[allow(missing_docs)] // the .proto holds the comments
 pub struct Batch<'a> {
-    pub node: Cow<'a, str>,
+    pub node: &'a str,
     pub epoch: i64,
     pub shard: i32,
     pub first_seq: i64,
@@ -37,7 +35,7 @@ impl<'a> Batch<'a> {
         let mut fields = Fields::new(message);
         while let Some(field) = fields.next_field()? {
             match field.number {
-                1 => batch.node = Cow::Borrowed(fields.text(field)?),
+                1 => batch.node = fields.text(field)?,
                 2 => batch.epoch = fields.number(field)? as i64,
                 3 => batch.shard = fields.number(field)? as i32,
                 4 => batch.first_seq = fields.number(field)? as i64,

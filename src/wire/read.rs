@@ -80,7 +80,7 @@ fn from_protobuf(layout: Layout, value: &[u8]) -> Result<Content<'_>, String> {
                 bytes => Some(Hash(bytes.try_into().map_err(|_| "previous_hash is not 32 bytes")?)),
             };
             let place = (batch.epoch, i64::from(batch.shard), batch.first_seq);
-            checked(&batch.node, place, i64::from(batch.count), previous, batch.skipped, batch.records)
+            checked(batch.node, place, i64::from(batch.count), previous, batch.skipped, batch.records)
         }
     }
 }

@@ -5,11 +5,10 @@ use super::{Book, UNITEMISED};
 use crate::clock::hour_of;
 use crate::event::{Kind as RecordKind, Phase, RecordView};
 use crate::rollup::catalog::Named;
-use crate::rollup::gaps::signed;
-use crate::rollup::item::{Bytes, Closed, Item, add, minus, negative};
+use crate::rollup::item::{Bytes, Closed, Item, add, bytes_of, minus, negative};
 use crate::rollup::window;
 use crate::store::{Kind, Sums};
-use crate::units::{COLUMNS, Counters};
+use crate::units::COLUMNS;
 use crate::wire::{Stream, StreamId};
 
 impl Book {
@@ -179,8 +178,4 @@ impl Book {
 
 pub(super) fn of_bytes(bytes: Bytes) -> Sums {
     Sums { bytes, ..Sums::default() }
-}
-
-pub(super) fn bytes_of(counters: Counters) -> Bytes {
-    counters.to_array().map(signed)
 }

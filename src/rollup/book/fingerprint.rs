@@ -2,10 +2,8 @@
 
 use crate::event::UsageRecord;
 use crate::rollup::gaps::unsigned;
-use crate::rollup::item::Bytes;
+use crate::rollup::item::{Bytes, bytes_of};
 use crate::wire::StreamId;
-
-use super::entries::bytes_of;
 
 /// What a record that states its own position adds to the fingerprint of its bucket.
 pub fn fingerprint_of(record: &UsageRecord) -> [i64; 4] {

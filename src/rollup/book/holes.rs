@@ -1,12 +1,12 @@
 //! What did not come: gaps, what gap records say of them, and what later epochs say of earlier ones.
 
-use super::entries::{bytes_of, of_bytes};
+use super::entries::of_bytes;
 use super::{Book, GAP};
 use crate::clock::hour_of;
 use crate::event::{RecordView, ShardEnd, UNATTRIBUTED};
 use crate::rollup::catalog::Named;
 use crate::rollup::gaps::{self, Statement};
-use crate::rollup::item::{add, negative};
+use crate::rollup::item::{add, bytes_of, negative};
 use crate::store::{Kind, Sums};
 use crate::units::COLUMNS;
 use crate::wire::{Finding, StreamId};

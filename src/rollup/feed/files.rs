@@ -180,7 +180,7 @@ fn batches(book: &mut Book, name: &str, position: i64, bytes: &[u8]) -> Result<u
         used += whole.len();
         let at_us = batch.records.last().map_or(0, |record| record.at);
         let spot = spot(name, from, position + used as i64, at_us);
-        match wire::position(&batch.node, (batch.epoch, i64::from(batch.shard), batch.first_seq)) {
+        match wire::position(batch.node, (batch.epoch, i64::from(batch.shard), batch.first_seq)) {
             Ok((stream, first_seq)) => book.records(spot, stream, first_seq, 0, batch.records)?,
             Err(error) => book.unreadable(spot, error, whole.to_vec())?,
         }
