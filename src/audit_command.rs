@@ -12,7 +12,6 @@ use rdkafka::message::Headers;
 use crate::cli::AuditArgs;
 use crate::clock::utc_text;
 use crate::config::Sink;
-use crate::event::RecordView;
 use crate::ledger_command::{Setting, hour, runtime, security};
 use crate::rollup::{
     self, Against, Audit, Book, Cause, Feed, FilesFeed, JournalFeed, KafkaFeed, Look, Odd, Part, PartAudit, Spot, Step,
@@ -20,6 +19,7 @@ use crate::rollup::{
 };
 use crate::source::{Next, Source, Start};
 use crate::store::{Filter, Found, Series, Store};
+use crate::wire::Taken;
 
 /// Longest wait for a topic's next message.
 const WAIT: Duration = Duration::from_millis(500);
@@ -125,8 +125,9 @@ fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, 
     let watch = Arc::new(Mutex::new(Watch::new(&look, setting.options()?, part.clone())?));
     let (usage, mut again) = {
         let seen = watch.clone();
-        let watcher = Box::new(move |stream: &_, seq, record: &RecordView<'_>| {
-            seen.lock().unwrap_or_else(PoisonError::into_inner).see(stream, seq, record);
+        let watcher = Box::new(move |taken: &Taken<'_>| {
+            let mut watch = seen.lock().unwrap_or_else(PoisonError::into_inner);
+            taken.records().for_each(|(seq, record)| watch.see(&taken.stream, seq, record));
         });
         let usage =
             runtime.block_on(async { anyhow::Ok(rollup::part_usage(&setting.store().await?, &part).await?) })?;

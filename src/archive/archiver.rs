@@ -167,7 +167,7 @@ impl Archiver {
         book.keep_no_usage();
         locked(&self.rows).clear();
         let rows = self.rows.clone();
-        book.watch(Box::new(move |stream, seq, record| locked(&rows).push(stream, seq, record)));
+        book.watch(Box::new(move |taken| locked(&rows).push(taken)));
         self.feed.rewind(&book)?;
         Ok((book, manifest))
     }

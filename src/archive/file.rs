@@ -7,7 +7,7 @@
 //! **Memory**: who writes a file has it in memory as it will be on the disk (some 30 bytes a row), with one row group's columns and 4 bytes
 //! of proof a row. Who reads one has so many rows in memory as it asks for at once, and of a bucket's object its bytes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use arrow_array::RecordBatch;
 use arrow_array::cast::AsArray;
@@ -95,7 +95,8 @@ pub struct Encoder {
     streams: BTreeMap<StreamPlace, Rows>,
     sums: [i64; COLUMNS],
     times: Option<(i64, i64)>,
-    ids: Option<([u8; 16], [u8; 16])>,
+    /// As numbers: they compare in one step.
+    ids: Option<(u128, u128)>,
 }
 
 impl Encoder {
@@ -169,7 +170,7 @@ impl Encoder {
             blake3: Hash::of(&bytes),
             first_at_us,
             last_at_us,
-            ids: self.ids.map(|(least, greatest)| [hex(&least), hex(&greatest)]),
+            ids: self.ids.map(|(least, greatest)| [hex(&least.to_be_bytes()), hex(&greatest.to_be_bytes())]),
             streams,
             sums: self.sums,
             proof: Hash::of(&proof),
@@ -314,43 +315,69 @@ pub fn words_of(table: Table, rows: &RecordBatch, name: &'static str) -> Result<
 }
 
 /// Ids of what the table's rows are about.
-fn ids_of(table: Table, rows: &RecordBatch) -> impl Iterator<Item = [u8; 16]> {
+fn ids_of(table: Table, rows: &RecordBatch) -> impl Iterator<Item = u128> {
     let name = match table {
         Table::Requests => Some("request_id"),
         Table::Sessions => Some("session_id"),
         Table::Nodes => None,
     };
     let column = name.and_then(|name| rows.column_by_name(name)).and_then(|column| column.as_fixed_size_binary_opt());
-    column.into_iter().flatten().flatten().filter_map(|id| id.try_into().ok())
+    column.into_iter().flatten().flatten().filter_map(|id| Some(u128::from_be_bytes(id.try_into().ok()?)))
 }
 
-/// Position of each row: stream and seq.
+/// Streams of the rows, and the seqs of each.
 pub fn positions_of(table: Table, rows: &RecordBatch) -> Result<Vec<(StreamPlace, Vec<i64>)>, Error> {
+    let mut seqs: Vec<Vec<i64>> = Vec::new();
+    let streams = each_position(table, rows, |stream, seq| {
+        if stream == seqs.len() {
+            seqs.push(Vec::new());
+        }
+        seqs[stream].push(seq);
+    })?;
+    Ok(streams.into_iter().zip(seqs).collect())
+}
+
+/// Whose rows these are, in the order of their streams.
+pub fn streams_of(table: Table, rows: &RecordBatch) -> Result<Vec<Rows>, Error> {
+    let mut found: Vec<(i64, i64, i64)> = Vec::new();
+    let streams = each_position(table, rows, |stream, seq| match found.get_mut(stream) {
+        Some((first, last, rows)) => (*first, *last, *rows) = ((*first).min(seq), (*last).max(seq), *rows + 1),
+        None => found.push((seq, seq, 1)),
+    })?;
+    let rows = streams.into_iter().zip(found);
+    let rows = rows.map(|(place, (first_seq, last, rows))| Rows { place, first_seq, next_seq: last + 1, rows });
+    let mut rows: Vec<Rows> = rows.collect();
+    rows.sort_by(|a, b| a.place.cmp(&b.place));
+    Ok(rows)
+}
+
+/// Shows the stream (numbered as they first come) and the seq of each row; gives the streams.
+fn each_position(
+    table: Table,
+    rows: &RecordBatch,
+    mut show: impl FnMut(usize, i64),
+) -> Result<Vec<StreamPlace>, Error> {
     let (names, nodes) = words_of(table, rows, "node")?;
     let epochs = column::<Int64Type>(table, rows, "epoch")?.values();
     let shards = column::<Int32Type>(table, rows, "shard")?.values();
     let seqs = column::<Int64Type>(table, rows, "seq")?.values();
-    let mut found: BTreeMap<(usize, i64, i32), Vec<i64>> = BTreeMap::new();
-    for (((node, epoch), shard), seq) in nodes.into_iter().zip(epochs).zip(shards).zip(seqs) {
-        found.entry((node, *epoch, *shard)).or_default().push(*seq);
-    }
-    let place = |(node, epoch, shard): (usize, i64, i32)| StreamPlace {
-        node: names.get(node).cloned().unwrap_or_default(),
-        epoch,
-        shard: i64::from(shard),
-    };
-    Ok(found.into_iter().map(|(stream, seqs)| (place(stream), seqs)).collect())
-}
-
-/// Whose rows these are.
-pub fn streams_of(table: Table, rows: &RecordBatch) -> Result<Vec<Rows>, Error> {
+    let mut known: HashMap<(usize, i64, i32), usize> = HashMap::new();
     let mut streams = Vec::new();
-    for (place, seqs) in positions_of(table, rows)? {
-        let (first, last) = (seqs.iter().min().copied(), seqs.iter().max().copied());
-        let (Some(first_seq), Some(last)) = (first, last) else { continue };
-        streams.push(Rows { place, first_seq, next_seq: last + 1, rows: seqs.len() as i64 });
+    // Most rows are of the stream of the one before.
+    let mut last = None;
+    for (((node, epoch), shard), seq) in nodes.into_iter().zip(epochs).zip(shards).zip(seqs) {
+        let stream = (node, *epoch, *shard);
+        let at = match last {
+            Some((same, at)) if same == stream => at,
+            _ => *known.entry(stream).or_insert_with(|| {
+                let node = names.get(node).cloned().unwrap_or_default();
+                streams.push(StreamPlace { node, epoch: *epoch, shard: i64::from(*shard) });
+                streams.len() - 1
+            }),
+        };
+        last = Some((stream, at));
+        show(at, *seq);
     }
-    streams.sort_by(|a, b| a.place.cmp(&b.place));
     Ok(streams)
 }
 

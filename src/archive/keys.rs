@@ -40,8 +40,19 @@ use crate::ids::{hex, unhex};
 /// Keys that are ready in memory; beyond, those of other days are forgotten.
 const READY_MAX: usize = 100_000;
 
-/// Which account, without its name.
-type Owner = [u8; 16];
+/// Which account, without its name: the first 16 bytes of the name's BLAKE3.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner([u8; 16]);
+
+impl Owner {
+    /// Of this account.
+    pub fn of(account: &str) -> Self {
+        let mut owner = [0; 16];
+        owner.copy_from_slice(&blake3::hash(account.as_bytes()).as_bytes()[..16]);
+        Self(owner)
+    }
+}
+
 /// Keys in a day's file.
 type Lines = BTreeMap<Owner, [u8; 16]>;
 
@@ -57,8 +68,6 @@ pub struct Keys {
     absent: Option<(Owner, i64)>,
     /// How many times keys had been destroyed when those in memory were read.
     destructions: u64,
-    /// The account that was asked for last: most records follow one of their account.
-    last: Option<(String, Owner)>,
 }
 
 /// How far a day's file was read. It only grows, until keys are destroyed: then it is another one.
@@ -97,27 +106,18 @@ impl Keys {
             days: HashMap::new(),
             absent: None,
             destructions: destructions(directory)?,
-            last: None,
         })
     }
 
     /// Encrypts an address of this account and time; its key is made if there is none.
-    pub fn seal(&mut self, account: &str, at_us: i64, mut address: [u8; 16]) -> Result<[u8; 16], Error> {
-        let day = at_us.div_euclid(DAY_US);
-        let owner = match &self.last {
-            Some((known, owner)) if known == account => *owner,
-            _ => {
-                let owner = owner(account);
-                self.last = Some((account.to_owned(), owner));
-                owner
-            }
-        };
-        if let Some(key) = self.ready.get(&(owner, day)) {
+    pub fn seal(&mut self, owner: Owner, at_us: i64, mut address: [u8; 16]) -> Result<[u8; 16], Error> {
+        let place = (owner, at_us.div_euclid(DAY_US));
+        if let Some(key) = self.ready.get(&place) {
             key.encrypt_ip16(&mut address);
             return Ok(address);
         }
-        self.make(owner, day)?;
-        let key = self.ready.get(&(owner, day)).ok_or(Error::NoRandomness)?;
+        self.make(place.0, place.1)?;
+        let key = self.ready.get(&place).ok_or(Error::NoRandomness)?;
         key.encrypt_ip16(&mut address);
         Ok(address)
     }
@@ -137,7 +137,7 @@ impl Keys {
     }
 
     fn known(&mut self, account: &str, at_us: i64) -> Result<Option<&Ipcrypt>, Error> {
-        let place = (owner(account), at_us.div_euclid(DAY_US));
+        let place = (Owner::of(account), at_us.div_euclid(DAY_US));
         if !self.ready.contains_key(&place) && self.absent != Some(place) {
             self.learn(place.1)?;
             self.absent = (!self.ready.contains_key(&place)).then_some(place);
@@ -173,7 +173,7 @@ impl Keys {
 
     /// Destroys an account's keys of all days; says how many there were.
     pub fn destroy(&mut self, account: &str) -> Result<i64, Error> {
-        let owner = owner(account);
+        let owner = Owner::of(account);
         let _lock = lock(&self.directory)?;
         let mut destroyed = 0;
         for day in self.kept()? {
@@ -240,7 +240,7 @@ impl Keys {
         let mut key = [0; 16];
         self.random.fill(&mut key).map_err(|_| Error::NoRandomness)?;
         let path = self.path(day);
-        let line = format!("{} {}\n", hex(&owner), hex(&self.wrap(owner, day, key)?));
+        let line = format!("{} {}\n", hex(&owner.0), hex(&self.wrap(owner, day, key)?));
         let whole = self.days.get(&day).map_or(0, |read| read.whole);
         append(&path, whole, &line).map_err(failed("write", &path))?;
         self.learn(day)
@@ -295,7 +295,7 @@ impl Keys {
 
     fn key(&self, day: i64, line: &[u8]) -> Option<(Owner, [u8; 16])> {
         let (owner, wrapped) = line.trim_ascii_end().split_at_checked(2 * size_of::<Owner>())?;
-        let owner: Owner = unhex(owner)?.try_into().ok()?;
+        let owner = Owner(unhex(owner)?.try_into().ok()?);
         Some((owner, self.unwrap(owner, day, unhex(wrapped.strip_prefix(b" ")?)?)?))
     }
 
@@ -309,7 +309,7 @@ impl Keys {
         } else {
             let mut text = String::new();
             for (owner, key) in keys {
-                text += &format!("{} {}\n", hex(owner), hex(&self.wrap(*owner, day, *key)?));
+                text += &format!("{} {}\n", hex(&owner.0), hex(&self.wrap(*owner, day, *key)?));
             }
             write(&path, &text)?;
         }
@@ -336,15 +336,9 @@ impl Keys {
     }
 }
 
-fn owner(account: &str) -> Owner {
-    let mut owner = [0; 16];
-    owner.copy_from_slice(&blake3::hash(account.as_bytes()).as_bytes()[..16]);
-    owner
-}
-
 fn aad(owner: Owner, day: i64) -> Aad<[u8; 24]> {
     let mut bytes = [0; 24];
-    bytes[..16].copy_from_slice(&owner);
+    bytes[..16].copy_from_slice(&owner.0);
     bytes[16..].copy_from_slice(&day.to_le_bytes());
     Aad::from(bytes)
 }
@@ -399,10 +393,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut keys = Keys::open(&directory.path().join("keys")).unwrap();
         let address = [7; 16];
-        let sealed = keys.seal("acme", 5, address).unwrap();
-        let others = keys.seal("globex", 5, address).unwrap();
-        let next_day = keys.seal("acme", DAY_US + 5, address).unwrap();
-        assert_eq!(keys.seal("acme", DAY_US - 1, address).unwrap(), sealed);
+        let sealed = keys.seal(Owner::of("acme"), 5, address).unwrap();
+        let others = keys.seal(Owner::of("globex"), 5, address).unwrap();
+        let next_day = keys.seal(Owner::of("acme"), DAY_US + 5, address).unwrap();
+        assert_eq!(keys.seal(Owner::of("acme"), DAY_US - 1, address).unwrap(), sealed);
         assert!(sealed != address && sealed != others && sealed != next_day);
         let mut again = Keys::open(&directory.path().join("keys")).unwrap();
         assert_eq!(again.unseal("acme", 5, sealed).unwrap(), Some(address));
@@ -419,12 +413,12 @@ mod tests {
     #[test]
     fn what_a_kill_has_torn_costs_no_key() {
         let directory = tempfile::tempdir().unwrap();
-        let sealed = Keys::open(directory.path()).unwrap().seal("acme", 5, [7; 16]).unwrap();
+        let sealed = Keys::open(directory.path()).unwrap().seal(Owner::of("acme"), 5, [7; 16]).unwrap();
         let day = directory.path().join("1970-01-01.keys");
         let line = fs::read_to_string(&day).unwrap();
         fs::write(&day, format!("{line}{}", &line[..40])).unwrap();
         fs::write(directory.path().join("master.draft"), "12").unwrap();
-        Keys::open(directory.path()).unwrap().seal("globex", 5, [7; 16]).unwrap();
+        Keys::open(directory.path()).unwrap().seal(Owner::of("globex"), 5, [7; 16]).unwrap();
         let mut keys = Keys::open(directory.path()).unwrap();
         assert_eq!(keys.unseal("acme", 5, sealed).unwrap(), Some([7; 16]));
         assert!(keys.sealed("globex", 5, [7; 16]).unwrap().is_some());
@@ -437,30 +431,34 @@ mod tests {
         let (mut one, mut other) = (open(), open());
         let account = |at: usize| format!("account-{at}");
         let sealed: Vec<_> = (0..40)
-            .map(|at| (if at % 3 == 0 { &mut one } else { &mut other }).seal(&account(at), 5, [at as u8; 16]).unwrap())
+            .map(|at| {
+                (if at % 3 == 0 { &mut one } else { &mut other })
+                    .seal(Owner::of(&account(at)), 5, [at as u8; 16])
+                    .unwrap()
+            })
             .collect();
         for keys in [&mut one, &mut other, &mut open()] {
             for (at, sealed) in sealed.iter().enumerate() {
-                assert_eq!(keys.seal(&account(at), 5, [at as u8; 16]).unwrap(), *sealed, "{at}");
+                assert_eq!(keys.seal(Owner::of(&account(at)), 5, [at as u8; 16]).unwrap(), *sealed, "{at}");
             }
             assert!(keys.stand_still().unwrap().is_some());
         }
         // Destroyed: the file is another one.
         assert_eq!(open().destroy(&account(7)).unwrap(), 1);
-        let new = other.seal("new", 5, [1; 16]).unwrap();
+        let new = other.seal(Owner::of("new"), 5, [1; 16]).unwrap();
         assert!(other.stand_still().unwrap().is_none() && one.stand_still().unwrap().is_none());
-        assert_eq!(one.seal("new", 5, [1; 16]).unwrap(), new);
-        assert_ne!(one.seal(&account(7), 5, [7; 16]).unwrap(), sealed[7]);
-        assert_eq!(other.seal(&account(8), 5, [8; 16]).unwrap(), sealed[8]);
+        assert_eq!(one.seal(Owner::of("new"), 5, [1; 16]).unwrap(), new);
+        assert_ne!(one.seal(Owner::of(&account(7)), 5, [7; 16]).unwrap(), sealed[7]);
+        assert_eq!(other.seal(Owner::of(&account(8)), 5, [8; 16]).unwrap(), sealed[8]);
         fs::remove_file(directory.path().join("1970-01-01.keys")).unwrap();
         assert!(other.stand_still().unwrap().is_none() && other.stand_still().unwrap().is_some());
-        assert_ne!(other.seal("new", 5, [1; 16]).unwrap(), new);
+        assert_ne!(other.seal(Owner::of("new"), 5, [1; 16]).unwrap(), new);
     }
 
     #[test]
     fn without_their_master_key_they_are_worth_nothing() {
         let directory = tempfile::tempdir().unwrap();
-        let sealed = Keys::open(directory.path()).unwrap().seal("acme", 5, [7; 16]).unwrap();
+        let sealed = Keys::open(directory.path()).unwrap().seal(Owner::of("acme"), 5, [7; 16]).unwrap();
         fs::remove_file(directory.path().join("master.key")).unwrap();
         let read = Keys::open(directory.path()).unwrap().unseal("acme", 5, sealed);
         assert!(matches!(read, Err(Error::Key { .. })));

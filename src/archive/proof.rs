@@ -5,8 +5,8 @@
 //! *which*; *that* something was altered is said by BLAKE3 of the file, and the proof's own is in the manifest too.
 
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Int32Type, Int64Type, TimestampMicrosecondType};
-use arrow_array::{Array, RecordBatch};
+use arrow_array::types::{ArrowPrimitiveType, Int32Type, Int64Type, TimestampMicrosecondType};
+use arrow_array::{Array, PrimitiveArray, RecordBatch};
 use arrow_schema::DataType;
 
 const SIDE: usize = 64;
@@ -20,63 +20,70 @@ pub fn path(file: &str) -> String {
 /// A hash of each row, over all of its columns.
 pub fn row_hashes(rows: &RecordBatch) -> Vec<u32> {
     let mut hashes = vec![0u64; rows.num_rows()];
+    let to = &mut hashes;
     for (field, column) in rows.schema().fields().iter().zip(rows.columns()) {
         // The same value in another column is another row.
         let seed = hash(field.name().as_bytes(), 0);
-        let mut mix = |of: &dyn Fn(usize) -> u64| {
-            for (row, hash) in hashes.iter_mut().enumerate() {
-                let value = if column.is_null(row) { !0 } else { of(row) };
-                *hash = fold(*hash ^ value, seed | 1);
-            }
-        };
         match column.data_type() {
-            DataType::Int64 => {
-                let values = column.as_primitive::<Int64Type>();
-                mix(&|row| values.value(row) as u64);
-            }
-            DataType::Int32 => {
-                let values = column.as_primitive::<Int32Type>();
-                mix(&|row| values.value(row) as u64);
-            }
+            DataType::Int64 => numbers(to, seed, column.as_primitive::<Int64Type>(), |value| value as u64),
+            DataType::Int32 => numbers(to, seed, column.as_primitive::<Int32Type>(), |value| value as u64),
             DataType::Timestamp(..) => {
-                let values = column.as_primitive::<TimestampMicrosecondType>();
-                mix(&|row| values.value(row) as u64);
+                numbers(to, seed, column.as_primitive::<TimestampMicrosecondType>(), |value| value as u64);
             }
-            DataType::Boolean => {
-                let values = column.as_boolean();
-                mix(&|row| u64::from(values.value(row)));
-            }
+            DataType::Boolean => mix(to, seed, column.as_boolean().iter().map(|value| value.map(u64::from))),
             DataType::Utf8 => {
-                let values = column.as_string::<i32>();
-                mix(&|row| hash(values.value(row).as_bytes(), seed));
+                let texts = column.as_string::<i32>().iter();
+                mix(to, seed, texts.map(|text| Some(hash(text?.as_bytes(), seed))));
             }
             DataType::FixedSizeBinary(_) => {
-                let values = column.as_fixed_size_binary();
-                mix(&|row| hash(values.value(row), seed));
+                let values = column.as_fixed_size_binary().iter();
+                mix(to, seed, values.map(|bytes| Some(hash(bytes?, seed))));
             }
             DataType::Dictionary(..) => {
                 let values = column.as_dictionary::<Int32Type>();
                 let words = values.values().as_string::<i32>();
                 let words: Vec<u64> =
                     words.iter().map(|word| hash(word.unwrap_or_default().as_bytes(), seed)).collect();
-                let keys = values.keys().values();
-                mix(&|row| words.get(keys[row] as usize).copied().unwrap_or_default());
+                let word = |key: i32| words.get(key as usize).copied().unwrap_or_default();
+                numbers(to, seed, values.keys(), word);
             }
             DataType::List(_) => {
-                let values = column.as_list::<i32>();
-                mix(&|row| {
-                    let texts = values.value(row);
-                    texts
-                        .as_string::<i32>()
-                        .iter()
-                        .fold(seed, |all, text| hash(text.unwrap_or_default().as_bytes(), all))
+                let lists = column.as_list::<i32>();
+                let texts = lists.values().as_string::<i32>();
+                let bounds = lists.value_offsets().windows(2);
+                let hashed = bounds.map(|bounds| {
+                    let of_list = bounds[0] as usize..bounds[1] as usize;
+                    of_list.fold(seed, |all, at| hash(texts.value(at).as_bytes(), all))
                 });
+                let hashed = hashed.enumerate().map(|(row, hash)| (!lists.is_null(row)).then_some(hash));
+                mix(to, seed, hashed);
             }
             // There is no other type in the schema; a column that a later release adds is not proven by this one.
             _ => {}
         }
     }
     hashes.into_iter().map(|hash| (hash >> 32) as u32).collect()
+}
+
+/// Where nothing is null, nothing is asked for it: most columns are these.
+fn numbers<T: ArrowPrimitiveType>(
+    to: &mut [u64],
+    seed: u64,
+    column: &PrimitiveArray<T>,
+    as_u64: impl Fn(T::Native) -> u64,
+) {
+    if column.null_count() == 0 {
+        mix(to, seed, column.values().iter().map(|value| Some(as_u64(*value))));
+    } else {
+        mix(to, seed, column.iter().map(|value| value.map(&as_u64)));
+    }
+}
+
+/// Mixes a column into the hashes of its rows.
+fn mix(to: &mut [u64], seed: u64, values: impl Iterator<Item = Option<u64>>) {
+    for (hash, value) in to.iter_mut().zip(values) {
+        *hash = fold(*hash ^ value.unwrap_or(!0), seed | 1);
+    }
 }
 
 /// The proof of rows with these hashes.
@@ -122,10 +129,13 @@ fn fold(a: u64, b: u64) -> u64 {
 
 fn hash(bytes: &[u8], seed: u64) -> u64 {
     let mut hash = fold(seed ^ bytes.len() as u64, 0xA076_1D64_78BD_642F);
-    for chunk in bytes.chunks(8) {
+    let mut mix = |word: [u8; 8]| hash = fold(hash ^ u64::from_le_bytes(word), 0xE703_7ED1_A0B4_28DB);
+    let (words, rest) = bytes.as_chunks();
+    words.iter().copied().for_each(&mut mix);
+    if !rest.is_empty() {
         let mut word = [0; 8];
-        word[..chunk.len()].copy_from_slice(chunk);
-        hash = fold(hash ^ u64::from_le_bytes(word), 0xE703_7ED1_A0B4_28DB);
+        word[..rest.len()].copy_from_slice(rest);
+        mix(word);
     }
     hash
 }

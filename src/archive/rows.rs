@@ -11,12 +11,15 @@ use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicros
 use arrow_schema::{ArrowError, DataType, Field};
 use arrow_select::take::take_record_batch;
 
-use super::keys::Keys;
+use super::keys::{Keys, Owner};
 use super::schema::{Row, Table, Value, bucket, octets};
 use super::{Error, file};
 use crate::clock::hour_of;
 use crate::event::{AddressForm, RecordView};
-use crate::wire::StreamId;
+use crate::wire::{StreamId, Taken};
+
+/// Rows that go into the columns at once: as many as stay in the fastest cache.
+const PUSHED_ROWS: usize = 32;
 
 /// What is on its way into files.
 pub struct Rows {
@@ -24,8 +27,10 @@ pub struct Rows {
     buckets: u32,
     /// None: whole addresses are kept as they are.
     keys: Option<Keys>,
-    /// Buckets of accounts that were seen.
-    known: HashMap<String, u32>,
+    /// Accounts that were seen: the bucket of each, and whose keys are its.
+    known: HashMap<String, (i32, Owner)>,
+    /// The last of them: most records follow one of their account.
+    last: Option<(String, (i32, Owner))>,
     /// What kept a record from becoming a row: it must not be committed without.
     failed: Option<Error>,
 }
@@ -46,25 +51,35 @@ impl Rows {
     /// None yet.
     pub fn new(buckets: u32, keys: Option<Keys>) -> Self {
         let tables = Table::ALL.map(TableRows::new);
-        Self { tables, buckets, keys, known: HashMap::new(), failed: None }
+        Self { tables, buckets, keys, known: HashMap::new(), last: None, failed: None }
     }
 
-    /// One more.
-    pub fn push(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) {
-        if let Err(error) = self.add(stream, seq, record) {
+    /// What a message brought.
+    pub fn push(&mut self, taken: &Taken<'_>) {
+        if let Err(error) = self.add(taken) {
             self.failed.get_or_insert(error);
         }
     }
 
-    fn add(&mut self, stream: &StreamId, seq: u64, record: &RecordView<'_>) -> Result<(), Error> {
-        let account = record.payer();
-        let bucket = match self.known.get(account) {
-            Some(bucket) => *bucket,
-            None => {
-                let bucket = bucket(account, self.buckets);
-                self.known.insert(account.to_owned(), bucket);
-                bucket
+    fn add(&mut self, taken: &Taken<'_>) -> Result<(), Error> {
+        let mut waiting = [const { Vec::new() }; Table::ALL.len()];
+        for (seq, record) in taken.records() {
+            let row = self.row(&taken.stream, seq, record)?;
+            let table = Table::of(record.kind()) as usize;
+            waiting[table].push(row);
+            if waiting[table].len() == PUSHED_ROWS {
+                self.tables[table].push(&waiting[table])?;
+                waiting[table].clear();
             }
+        }
+        self.tables.iter_mut().zip(&waiting).try_for_each(|(table, rows)| table.push(rows))
+    }
+
+    fn row<'a>(&mut self, stream: &'a StreamId, seq: u64, record: &'a RecordView<'a>) -> Result<Row<'a>, Error> {
+        let account = record.payer();
+        let (bucket, owner) = match &self.last {
+            Some((last, known)) if last == account => *known,
+            _ => self.known(account),
         };
         let addresses = [address(&record.client_ip), address(&record.peer_ip)];
         let (mut plain, mut sealed) = (addresses, [None; 2]);
@@ -74,13 +89,26 @@ impl Rows {
             plain = [None; 2];
             for (sealed, address) in sealed.iter_mut().zip(addresses) {
                 let Some(address) = address else { continue };
-                *sealed = Some(keys.seal(account, record.at, address)?);
+                *sealed = Some(keys.seal(owner, record.at, address)?);
             }
         }
         let seq = i64::try_from(seq).unwrap_or(i64::MAX);
-        let row = Row { stream, seq, record, bucket: i32::try_from(bucket).unwrap_or(i32::MAX), plain, sealed };
-        let table = Table::of(record.kind());
-        self.tables[table as usize].push(&row).map_err(failed(table))
+        Ok(Row { stream, seq, record, bucket, plain, sealed })
+    }
+
+    /// What an account's name gives, which is the last one now.
+    fn known(&mut self, account: &str) -> (i32, Owner) {
+        let known = match self.known.get(account) {
+            Some(known) => *known,
+            None => {
+                let bucket = i32::try_from(bucket(account, self.buckets)).unwrap_or(i32::MAX);
+                let known = (bucket, Owner::of(account));
+                self.known.insert(account.to_owned(), known);
+                known
+            }
+        };
+        self.last = Some((account.to_owned(), known));
+        known
     }
 
     /// Takes all of them, a piece for each file. An error: a record could not become a row.
@@ -130,11 +158,12 @@ impl TableRows {
         Self { table, columns, files: Vec::new() }
     }
 
-    fn push(&mut self, row: &Row<'_>) -> Result<(), ArrowError> {
+    /// Column by column: the next value of one is told from its last faster than the next column is looked up.
+    fn push(&mut self, rows: &[Row<'_>]) -> Result<(), Error> {
         for (value, builder) in &mut self.columns {
-            builder.push(value, row)?;
+            builder.push(value, rows).map_err(failed(self.table))?;
         }
-        self.files.push((hour_of(row.record.at), row.bucket));
+        self.files.extend(rows.iter().map(|row| (hour_of(row.record.at), row.bucket)));
         Ok(())
     }
 
@@ -192,22 +221,27 @@ impl Builder {
         }
     }
 
-    #[inline]
-    fn push(&mut self, value: &Value, row: &Row<'_>) -> Result<(), ArrowError> {
+    fn push(&mut self, value: &Value, rows: &[Row<'_>]) -> Result<(), ArrowError> {
         match (self, value) {
-            (Self::Number(to), Value::Number(of)) | (Self::Time(to), Value::Time(of)) => to.push(of(row)),
-            (Self::Total(to), Value::Total(of)) => to.append_option(of(row)),
-            (Self::Small(to), Value::Small(of)) => to.push(of(row)),
-            (Self::Truth(to), Value::Truth(of)) => to.append_value(of(row)),
-            (Self::Word(to), Value::Word(of)) => to.push(of(row))?,
-            (Self::Text(to), Value::Text(of)) => to.append_value(of(row)),
-            (Self::Bytes16(to), Value::Bytes16(of)) => match of(row) {
-                Some(bytes) => to.append_value(bytes)?,
-                None => to.append_null(),
-            },
+            (Self::Number(to), Value::Number(of)) | (Self::Time(to), Value::Time(of)) => to.extend(rows.iter().map(of)),
+            (Self::Total(to), Value::Total(of)) => to.extend(rows.iter().map(of)),
+            (Self::Small(to), Value::Small(of)) => to.extend(rows.iter().map(of)),
+            (Self::Truth(to), Value::Truth(of)) => rows.iter().for_each(|row| to.append_value(of(row))),
+            (Self::Word(to), Value::Word(of)) => rows.iter().try_for_each(|row| to.push(of(row)))?,
+            (Self::Text(to), Value::Text(of)) => rows.iter().for_each(|row| to.append_value(of(row))),
+            (Self::Bytes16(to), Value::Bytes16(of)) => {
+                for row in rows {
+                    match of(row) {
+                        Some(bytes) => to.append_value(bytes)?,
+                        None => to.append_null(),
+                    }
+                }
+            }
             (Self::Texts(to), Value::Texts(of)) => {
-                of(row).iter().for_each(|text| to.values().append_value(text));
-                to.append(true);
+                for row in rows {
+                    of(row).iter().for_each(|text| to.values().append_value(text));
+                    to.append(true);
+                }
             }
             // A builder is made for its value.
             _ => debug_assert!(false, "a column has another type than its value"),

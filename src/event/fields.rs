@@ -74,6 +74,14 @@ impl<'a> Fields<'a> {
         Ok(Some(Field { number, wire }))
     }
 
+    /// The next field's number, and all of it as it stands, key and value. None: there is none, or it is not whole.
+    pub fn next_whole(&mut self) -> Option<(u32, &'a [u8])> {
+        let before = self.rest;
+        let field = self.next_field().ok()??;
+        self.skip(field).ok()?;
+        Some((field.number, &before[..before.len() - self.rest.len()]))
+    }
+
     /// Its value as a number: what does not fit its type is cut, as everywhere in protobuf.
     #[inline]
     pub fn number(&mut self, field: Field) -> Result<u64, Malformed> {

@@ -11,9 +11,9 @@ use anyhow::{Context, bail};
 use prost::Message;
 
 use crate::cli::{EventsArgs, EventsForm, EventsSource};
-use crate::event::v1::UsageBatch;
 use crate::event::{CSV_HEADER, Position, UsageRecord, csv_line, json_line, text_line};
 use crate::journal::{self, Entry, Reader};
+use crate::wire;
 
 /// Pause between two looks while following.
 const FOLLOW: Duration = Duration::from_millis(200);
@@ -140,20 +140,18 @@ fn json_lines(bytes: &[u8], out: &mut Printer<impl Write>) -> anyhow::Result<usi
 }
 
 fn batches(bytes: &[u8], out: &mut Printer<impl Write>) -> anyhow::Result<usize> {
-    let mut rest = bytes;
     let mut used = 0;
-    while !rest.is_empty() {
-        // A batch that is still being written cannot be told from a torn one: it is left for the next look.
-        let Ok(batch) = UsageBatch::decode_length_delimited(&mut rest) else { break };
-        used = bytes.len() - rest.len();
-        for (seq, record) in (batch.first_seq..).zip(&batch.records) {
+    // A batch that is still being written cannot be told from a torn one: it is left for the next look.
+    for (whole, batch) in wire::batches(bytes) {
+        used += whole.len();
+        for (seq, record) in (batch.first_seq..).zip(batch.records) {
             let position = Position {
-                node: &batch.node,
+                node: batch.node,
                 epoch: u32::try_from(batch.epoch).unwrap_or(0),
                 shard: u16::try_from(batch.shard).unwrap_or(0),
                 seq: u64::try_from(seq).unwrap_or(0),
             };
-            out.print(&position, record)?;
+            out.print(&position, &record.into())?;
         }
     }
     Ok(used)

@@ -8,7 +8,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 
-use crate::event::{Kind, Reason};
+use crate::event::{Fields, Kind, Reason};
 use crate::journal::{SlotTable, Stored, Sum};
 
 /// How many sums there may be at once in a shard; what would need another is summed up in the gap.
@@ -114,21 +114,13 @@ impl Folding {
 /// The account and endpoint of a note, as fields; a field stated twice takes the later value.
 pub fn whose(note: &[u8]) -> Vec<u8> {
     let (mut account, mut endpoint): (&[u8], &[u8]) = (&[], &[]);
-    let mut at = 0;
-    while let Some((tag, value_at)) = varint(note, at) {
-        let Some((value, end)) = varint(note, value_at) else { break };
-        let end = match tag & 7 {
-            0 => end,
-            2 => end.saturating_add(usize::try_from(value).unwrap_or(usize::MAX)),
-            _ => break,
-        };
-        let Some(field) = note.get(at..end) else { break };
-        match tag >> 3 {
+    let mut fields = Fields::new(note);
+    while let Some((number, field)) = fields.next_whole() {
+        match number {
             5 => account = field,
             6 => endpoint = field,
             _ => {}
         }
-        at = end;
     }
     [account, endpoint].concat()
 }
@@ -136,34 +128,14 @@ pub fn whose(note: &[u8]) -> Vec<u8> {
 /// The fields at a note's beginning that end within so many bytes.
 #[cold]
 pub fn whole_fields(note: &[u8], bytes_max: usize) -> &[u8] {
+    let mut fields = Fields::new(note);
     let mut whole = 0;
-    while let Some((tag, value_at)) = varint(note, whole) {
-        let Some((value, end)) = varint(note, value_at) else { break };
-        let end = match tag & 7 {
-            0 => end,
-            2 => end.saturating_add(usize::try_from(value).unwrap_or(usize::MAX)),
-            _ => break,
-        };
-        if end > bytes_max.min(note.len()) {
-            break;
-        }
-        whole = end;
+    while let Some((_, field)) = fields.next_whole()
+        && whole + field.len() <= bytes_max
+    {
+        whole += field.len();
     }
     &note[..whole]
-}
-
-/// The number at `at`, and what is behind it.
-fn varint(bytes: &[u8], mut at: usize) -> Option<(u64, usize)> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let octet = *bytes.get(at)?;
-        at += 1;
-        value |= u64::from(octet & 0x7f) << shift;
-        if octet < 0x80 {
-            return Some((value, at));
-        }
-    }
-    None
 }
 
 #[cfg(test)]

@@ -17,6 +17,7 @@ use super::{Batch, Boundary, Error, Outcome, Sent, Sink, Ticket};
 use crate::config::{self, SinkFormat};
 use crate::event::v1::UsageBatch;
 use crate::event::{Position, UsageRecord, json_line};
+use crate::wire;
 
 /// Writes files in one directory.
 pub struct FileSink {
@@ -212,14 +213,14 @@ fn whole_lines(file: &File) -> std::io::Result<(u64, Option<u64>)> {
 fn whole_batches(file: &mut File) -> std::io::Result<(u64, Option<u64>)> {
     let mut all = Vec::new();
     file.read_to_end(&mut all)?;
-    let (mut rest, mut last) = (all.as_slice(), None);
-    loop {
-        let here = (all.len() - rest.len()) as u64;
-        let Ok(batch) = UsageBatch::decode_length_delimited(&mut rest) else { return Ok((here, last)) };
+    let (mut bytes, mut last) = (0, None);
+    for (whole, batch) in wire::batches(&all) {
+        bytes += whole.len() as u64;
         if batch.count > 0 {
             last = u64::try_from(batch.first_seq + i64::from(batch.count) - 1).ok();
         }
     }
+    Ok((bytes, last))
 }
 
 fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {

@@ -98,7 +98,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use crate::ids::{hex, unhex};
 
 pub use encoder::{Encoder, Limits, Message};
-pub use protobuf::Batch;
+pub use protobuf::{Batch, batches};
 pub use read::{Reject, json_line, position};
 pub use signature::{Fault, SigningKey, VerifyingKey};
 pub use stream::{Cause, Finding, Link, Missing, Stream};

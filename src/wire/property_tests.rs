@@ -201,4 +201,21 @@ proptest! {
             prop_assert_eq!(ours, UsageBatch::decode(value).ok());
         }
     }
+
+    #[test]
+    fn batches_of_a_file_end_where_it_is_torn(cut in any::<Index>()) {
+        let made = messages(&mut encoder(Layout::Batch, Format::default(), 3, Boundary::default()), 0..9);
+        let (mut file, mut ends) = (Vec::new(), vec![0]);
+        for message in &made {
+            prost::encode_length_delimiter(message.payload.len(), &mut file).unwrap();
+            file.extend_from_slice(&message.payload);
+            ends.push(file.len());
+        }
+        let cut = cut.index(file.len() + 1);
+        let whole: Vec<_> = batches(&file[..cut]).collect();
+        prop_assert_eq!(whole.len() + 1, ends.iter().filter(|end| **end <= cut).count());
+        prop_assert_eq!(whole.iter().map(|(octets, _)| octets.len()).sum::<usize>(), ends[whole.len()]);
+        let first_seqs: Vec<i64> = whole.iter().map(|(_, batch)| batch.first_seq).collect();
+        prop_assert_eq!(first_seqs, [0, 3, 6][..whole.len()].to_vec());
+    }
 }

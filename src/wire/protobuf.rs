@@ -55,6 +55,19 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// Length-delimited batches, each with the octets it takes up. It ends before the first that is not whole.
+pub fn batches(mut octets: &[u8]) -> impl Iterator<Item = (&[u8], Batch<'_>)> {
+    std::iter::from_fn(move || {
+        let mut rest = octets;
+        let length = prost::decode_length_delimiter(&mut rest).ok()?;
+        let (message, rest) = rest.split_at_checked(length)?;
+        let batch = Batch::decode(message).ok()?;
+        let (whole, rest) = octets.split_at(octets.len() - rest.len());
+        octets = rest;
+        Some((whole, batch))
+    })
+}
+
 /// Appends what comes before the records of a batch.
 pub(super) fn batch_head(to: &mut Vec<u8>, schema_id: Option<u32>, stream: &StreamId, first_seq: u64, count: usize) {
     frame(to, schema_id, Layout::Batch);

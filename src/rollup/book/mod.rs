@@ -98,8 +98,8 @@ struct Kept {
     tally: Tally,
 }
 
-/// What sees records that come.
-pub type Watcher = Box<dyn FnMut(&StreamId, u64, &RecordView<'_>) + Send>;
+/// What sees what messages bring.
+pub type Watcher = Box<dyn FnMut(&Taken<'_>) + Send>;
 
 /// Everything known.
 pub struct Book {
@@ -330,10 +330,10 @@ impl Book {
         if has_gaps || !filled.is_empty() || !given_up.is_empty() {
             self.regap(&stream, &given_up, (behind_us, first_at_us));
         }
+        if let Some(watcher) = &mut self.watcher {
+            watcher(&taken);
+        }
         for (seq, record) in taken.records() {
-            if let Some(watcher) = &mut self.watcher {
-                watcher(&stream, seq, record);
-            }
             self.record(&stream, seq, record);
         }
         if self.keeps_details {

@@ -168,15 +168,9 @@ fn lines(book: &mut Book, name: &str, position: i64, bytes: &[u8]) -> Result<usi
 }
 
 fn batches(book: &mut Book, name: &str, position: i64, bytes: &[u8]) -> Result<usize, Error> {
-    let mut rest = bytes;
     let mut used = 0;
-    while !rest.is_empty() {
-        let Ok(length) = prost::decode_length_delimiter(&mut rest) else { break };
-        let Some((message, behind)) = rest.split_at_checked(length) else { break };
-        let Ok(batch) = wire::Batch::decode(message) else { break };
-        rest = behind;
+    for (whole, batch) in wire::batches(bytes) {
         let from = position + used as i64;
-        let whole = &bytes[used..bytes.len() - rest.len()];
         used += whole.len();
         let at_us = batch.records.last().map_or(0, |record| record.at);
         let spot = spot(name, from, position + used as i64, at_us);
