@@ -287,7 +287,7 @@ pub fn sort(table: Table, rows: &RecordBatch, order: &mut [u32]) -> Result<(), E
         ranks[two[1]] = rank;
     }
     let at = column::<TimestampMicrosecondType>(table, rows, "at")?.values();
-    order.sort_by_key(|row| {
+    order.sort_by_cached_key(|row| {
         let row = *row as usize;
         (ranks.get(account[row]).copied(), at[row])
     });

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use arrow_array::builder::{
     BooleanBuilder, FixedSizeBinaryBuilder, Int64Builder, ListBuilder, StringBuilder, StringDictionaryBuilder,
 };
-use arrow_array::types::Int32Type;
-use arrow_array::{ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
+use arrow_array::cast::AsArray;
+use arrow_array::types::{Int32Type, Int64Type};
+use arrow_array::{Array, ArrayRef, Int32Array, Int64Array, RecordBatch, TimestampMicrosecondArray, UInt32Array};
 use arrow_schema::{ArrowError, DataType, Field};
-use arrow_select::take::take_record_batch;
+use arrow_select::take::take;
 
 use super::keys::{Keys, Owner};
 use super::schema::{Row, Table, Value, bucket, octets};
@@ -176,13 +177,39 @@ impl TableRows {
             self.columns.into_iter().map(|(_, builder)| builder.finish()).collect();
         let all = arrays.and_then(|arrays| RecordBatch::try_new(self.table.schema(), arrays));
         let all = all.map_err(failed(self.table))?;
+        let same: Vec<bool> = all.columns().iter().map(all_say_the_same).collect();
         let mut pieces = Vec::with_capacity(files.len());
         for ((hour_us, bucket), mut order) in files {
             file::sort(self.table, &all, &mut order)?;
-            let rows = take_record_batch(&all, &UInt32Array::from(order)).map_err(failed(self.table))?;
+            let order = UInt32Array::from(order);
+            let columns = all.columns().iter().zip(&same).map(|(column, is_same)| match is_same {
+                true => Ok(column.slice(0, order.len())),
+                false => take(column, &order, None),
+            });
+            let columns: Result<Vec<ArrayRef>, ArrowError> = columns.collect();
+            let rows = columns.and_then(|columns| RecordBatch::try_new(all.schema(), columns));
+            let rows = rows.map_err(failed(self.table))?;
             pieces.push(Piece { table: self.table, hour_us, bucket: u32::try_from(bucket).unwrap_or(0), rows });
         }
         Ok(pieces)
+    }
+}
+
+/// Half of the columns: whatever the order of the rows, they are the same.
+fn all_say_the_same(column: &ArrayRef) -> bool {
+    fn same<T: PartialEq>(values: &[T]) -> bool {
+        values.iter().all(|value| Some(value) == values.first())
+    }
+    if column.null_count() > 0 {
+        return column.null_count() == column.len();
+    }
+    match column.data_type() {
+        DataType::Int64 => same(column.as_primitive::<Int64Type>().values()),
+        DataType::Int32 => same(column.as_primitive::<Int32Type>().values()),
+        DataType::Dictionary(..) => column.as_dictionary::<Int32Type>().values().len() == 1,
+        DataType::Boolean => [0, column.len()].contains(&column.as_boolean().true_count()),
+        DataType::List(_) => column.as_list::<i32>().values().is_empty(),
+        _ => false,
     }
 }
 
