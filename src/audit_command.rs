@@ -19,7 +19,6 @@ use crate::rollup::{
 };
 use crate::source::{Next, Source, Start};
 use crate::store::{Filter, Found, Series, Store};
-use crate::wire::Taken;
 
 /// Longest wait for a topic's next message.
 const WAIT: Duration = Duration::from_millis(500);
@@ -125,7 +124,7 @@ fn part(args: &AuditArgs, setting: &Setting, runtime: &tokio::runtime::Runtime, 
     let watch = Arc::new(Mutex::new(Watch::new(&look, setting.options()?, part.clone())?));
     let (usage, mut again) = {
         let seen = watch.clone();
-        let watcher = Box::new(move |taken: &Taken<'_>| {
+        let watcher: Watcher = Box::new(move |taken| {
             let mut watch = seen.lock().unwrap_or_else(PoisonError::into_inner);
             taken.records().for_each(|(seq, record)| watch.see(&taken.stream, seq, record));
         });
