@@ -142,7 +142,51 @@ fn hash(bytes: &[u8], seed: u64) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::builder::{ListBuilder, StringBuilder};
+    use arrow_array::{
+        ArrayRef, BooleanArray, DictionaryArray, FixedSizeBinaryArray, Int32Array, Int64Array, StringArray,
+        TimestampMicrosecondArray,
+    };
+
     use super::*;
+
+    #[test]
+    fn hashes_never_change() {
+        // The proofs of all archives are made of them.
+        let mut lists = ListBuilder::new(StringBuilder::new());
+        lists.append_value([Some("cloud"), Some("tor")]);
+        lists.append_value([None::<&str>; 0]);
+        let words: DictionaryArray<Int32Type> = ["acme", "globex-of-the-north"].into_iter().collect();
+        let octets = [Some([7u8; 16]), None].into_iter();
+        let octets = FixedSizeBinaryArray::try_from_sparse_iter_with_size(octets, 16).unwrap();
+        let columns: [(&str, ArrayRef); 8] = [
+            ("seq", Arc::new(Int64Array::from(vec![Some(-5), None]))),
+            ("status", Arc::new(Int32Array::from(vec![-1, 404]))),
+            ("at", Arc::new(TimestampMicrosecondArray::from(vec![1, 1_795_305_600_000_000]).with_timezone("UTC"))),
+            ("billable", Arc::new(BooleanArray::from(vec![true, false]))),
+            ("path", Arc::new(StringArray::from(vec!["/v1/things/77", ""]))),
+            ("client_ip", Arc::new(octets)),
+            ("account", Arc::new(words)),
+            ("labels", Arc::new(lists.finish())),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).unwrap();
+        let each: Vec<Vec<u32>> = (0..8).map(|at| row_hashes(&rows.project(&[at]).unwrap())).collect();
+        assert_eq!(row_hashes(&rows), [397_361_555, 2_951_746_211]);
+        // Column by column.
+        let expected = [
+            [383_970_395, 328_921_558],
+            [1_954_852_612, 1_301_036_581],
+            [3_767_439_338, 1_023_354_355],
+            [4_078_277_234, 3_723_782_446],
+            [1_108_256_465, 4_290_229_286],
+            [47_218_988, 2_093_574_832],
+            [1_227_699_273, 4_042_681_410],
+            [1_245_364_829, 461_523_693],
+        ];
+        assert_eq!(each, expected);
+    }
 
     #[test]
     fn altered_rows_are_found_wherever_they_are() {
