@@ -194,7 +194,7 @@ impl Book {
         self.keeps_usage = false;
     }
 
-    /// Each record is shown to this too, once, when it comes for the first time.
+    /// What a message brings for the first time is shown to this too.
     pub fn watch(&mut self, watcher: Watcher) {
         self.watcher = Some(watcher);
     }
