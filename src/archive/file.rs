@@ -337,18 +337,15 @@ pub fn positions_of(table: Table, rows: &RecordBatch) -> Result<Vec<(StreamPlace
     Ok(streams.into_iter().zip(seqs).collect())
 }
 
-/// Whose rows these are, in the order of their streams.
-pub fn streams_of(table: Table, rows: &RecordBatch) -> Result<Vec<Rows>, Error> {
+/// Whose rows these are.
+fn streams_of(table: Table, rows: &RecordBatch) -> Result<Vec<Rows>, Error> {
     let mut found: Vec<(i64, i64, i64)> = Vec::new();
     let streams = each_position(table, rows, |stream, seq| match found.get_mut(stream) {
         Some((first, last, rows)) => (*first, *last, *rows) = ((*first).min(seq), (*last).max(seq), *rows + 1),
         None => found.push((seq, seq, 1)),
     })?;
     let rows = streams.into_iter().zip(found);
-    let rows = rows.map(|(place, (first_seq, last, rows))| Rows { place, first_seq, next_seq: last + 1, rows });
-    let mut rows: Vec<Rows> = rows.collect();
-    rows.sort_by(|a, b| a.place.cmp(&b.place));
-    Ok(rows)
+    Ok(rows.map(|(place, (first_seq, last, rows))| Rows { place, first_seq, next_seq: last + 1, rows }).collect())
 }
 
 /// Shows the stream (numbered as they first come) and the seq of each row; gives the streams.

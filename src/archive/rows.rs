@@ -81,10 +81,7 @@ impl Rows {
 
     fn row<'a>(&mut self, stream: &'a StreamId, seq: u64, record: &'a RecordView<'a>) -> Result<Row<'a>, Error> {
         let account = record.payer();
-        let (bucket, owner) = match &self.last {
-            Some((last, known)) if last == account => *known,
-            _ => self.known(account),
-        };
+        let (bucket, owner) = self.known(account);
         let addresses = [address(&record.client_ip), address(&record.peer_ip)];
         let (mut plain, mut sealed) = (addresses, [None; 2]);
         if let Some(keys) = &mut self.keys
@@ -102,6 +99,11 @@ impl Rows {
 
     /// What an account's name gives, which is the last one now.
     fn known(&mut self, account: &str) -> (i32, Owner) {
+        if let Some((last, known)) = &self.last
+            && last == account
+        {
+            return *known;
+        }
         let known = match self.known.get(account) {
             Some(known) => *known,
             None => {
@@ -256,28 +258,21 @@ impl Builder {
         match (self, value) {
             (Self::Number(to), Value::Number(of)) | (Self::Time(to), Value::Time(of)) => to.extend(rows.iter().map(of)),
             (Self::Total(to, nulls), Value::Total(of)) => {
-                for row in rows {
-                    let Some(total) = of(row) else {
-                        *nulls += 1;
-                        continue;
-                    };
-                    to.append_nulls(std::mem::take(nulls));
+                each_there(rows, *of, nulls, |nulls_before, total| {
+                    to.append_nulls(nulls_before);
                     to.append_value(total);
-                }
+                    Ok(())
+                })?;
             }
             (Self::Small(to), Value::Small(of)) => to.extend(rows.iter().map(of)),
             (Self::Truth(to), Value::Truth(of)) => rows.iter().for_each(|row| to.append_value(of(row))),
             (Self::Word(to), Value::Word(of)) => rows.iter().try_for_each(|row| to.push(of(row)))?,
             (Self::Text(to), Value::Text(of)) => rows.iter().for_each(|row| to.append_value(of(row))),
             (Self::Bytes16(to, nulls), Value::Bytes16(of)) => {
-                for row in rows {
-                    let Some(bytes) = of(row) else {
-                        *nulls += 1;
-                        continue;
-                    };
-                    to.append_nulls(std::mem::take(nulls));
-                    to.append_value(bytes)?;
-                }
+                each_there(rows, *of, nulls, |nulls_before, bytes| {
+                    to.append_nulls(nulls_before);
+                    to.append_value(bytes)
+                })?;
             }
             (Self::Texts(to), Value::Texts(of)) => {
                 for row in rows {
@@ -312,6 +307,22 @@ impl Builder {
             Self::Texts(mut column) => Arc::new(column.finish()),
         })
     }
+}
+
+/// Counts nulls, until a value is there: it is given with their number.
+fn each_there<T>(
+    rows: &[Row<'_>],
+    of: fn(&Row<'_>) -> Option<T>,
+    nulls: &mut usize,
+    mut give: impl FnMut(usize, T) -> Result<(), ArrowError>,
+) -> Result<(), ArrowError> {
+    for row in rows {
+        match of(row) {
+            Some(value) => give(std::mem::take(nulls), value)?,
+            None => *nulls += 1,
+        }
+    }
+    Ok(())
 }
 
 /// Texts of which few differ: each once, and a number for each row. Most rows say the same as the one before.
