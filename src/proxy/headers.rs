@@ -84,6 +84,12 @@ pub fn remove_hop_by_hop(headers: &mut HeaderMap, kept: Kept) {
     }
 }
 
+/// The client asks for one answer and the connection's end, and no reader could understand it otherwise.
+pub fn is_last_request(headers: &HeaderMap) -> bool {
+    let mut options = headers.get_all(CONNECTION).iter();
+    options.next().is_some_and(|option| option.as_bytes().eq_ignore_ascii_case(b"close")) && options.next().is_none()
+}
+
 /// Removes a field that only we may set, also where it is written as CGI-like origins would read it (`_` for `-`).
 pub fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
     let own = name.as_str();

@@ -24,6 +24,7 @@ use tracing::debug;
 
 use super::body::{RequestBody, ResponseBody};
 use super::forward::{Answer, begin};
+use super::headers;
 use super::session::{Cut, Session};
 use super::stream::AppStream;
 use super::tunnel::{Tunnel, join_session};
@@ -139,6 +140,9 @@ fn respond(
     shared: &Rc<Shared>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let is_http10 = request.version() == Version::HTTP_10;
+    if headers::is_last_request(request.headers()) {
+        session.last_request_began();
+    }
     let begun = begin(session, index, request.map(|body| RequestBody::h1(body, session.clone(), index)));
     let (session, shared) = (session.clone(), shared.clone());
     async move {

@@ -31,20 +31,13 @@ pub async fn linger(session: &Session, limit: Duration) {
     }
     let mut deadline = Instant::now() + limit;
     let last = Instant::now() + limit * SLOW_FACTOR;
-    let mut unacked = u64::MAX;
     let mut at_end = session.at_eof();
+    // Where the client's FIN is awaited in any case nobody needs to know yet.
+    let mut left = if at_end { unacknowledged(session) } else { u64::MAX };
     // A flood is left where it is: the client gets time to read why it was cut, and a full socket to write into.
     let is_flood = session.cut_reason() == Some(Cut::Flood);
     let mut look = if at_end { LOOK } else { LATER_LOOK };
-    loop {
-        let left = unacknowledged(session);
-        if at_end && left == 0 {
-            return;
-        }
-        // What is left when the drain's deadline passes is left.
-        if left < std::mem::replace(&mut unacked, left) && session.cut_reason() != Some(Cut::Drain) {
-            deadline = last.min(Instant::now() + limit);
-        }
+    while !(at_end && left == 0) {
         let wake_at = deadline.min(Instant::now() + look);
         look = (look * 2).min(Duration::from_millis(100));
         if at_end || is_flood {
@@ -65,6 +58,11 @@ pub async fn linger(session: &Session, limit: Duration) {
         }
         if Instant::now() >= deadline || session.was_reset() {
             return;
+        }
+        let before = std::mem::replace(&mut left, unacknowledged(session));
+        // What is left when the drain's deadline passes is left.
+        if left < before && session.cut_reason() != Some(Cut::Drain) {
+            deadline = last.min(Instant::now() + limit);
         }
     }
 }

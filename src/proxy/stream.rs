@@ -7,12 +7,15 @@
 //! Neither changes, delays or reorders traffic. Octets are counted when the layer below has taken them.
 
 use std::io::{self, IoSlice};
+use std::mem::MaybeUninit;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, Bytes};
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, ReadBuf};
+use rustix::net::{SendFlags, send};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
 
 use super::session::Session;
@@ -80,7 +83,13 @@ impl WireStream {
 
 impl AsyncWrite for WireStream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        self.write(bytes.len(), || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write(cx, bytes))
+        self.write(bytes.len(), || {
+            let mut tcp = self.session.tcp().borrow_mut();
+            if self.session.is_parting() {
+                return poll_write_last(&tcp, cx, bytes);
+            }
+            Pin::new(&mut *tcp).poll_write(cx, bytes)
+        })
     }
 
     fn poll_write_vectored(
@@ -89,9 +98,10 @@ impl AsyncWrite for WireStream {
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let bytes = parts.iter().map(|part| part.len()).sum();
-        let mut whole = [0; SMALL_WRITE_BYTES];
-        if let Some(whole) = gather(parts, bytes, &mut whole) {
-            return self.write(bytes, || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write(cx, whole));
+        let mut room = uncleared::<SMALL_WRITE_BYTES>();
+        let mut whole = ReadBuf::uninit(&mut room);
+        if gather(parts, bytes, &mut whole) {
+            return self.poll_write(cx, whole.filled());
         }
         self.write(bytes, || Pin::new(&mut *self.session.tcp().borrow_mut()).poll_write_vectored(cx, parts))
     }
@@ -109,22 +119,35 @@ impl AsyncWrite for WireStream {
     }
 }
 
+/// Writes what the FIN follows at once: the kernel sends both in one segment (`MSG_MORE`), which spares either side a packet.
+fn poll_write_last(tcp: &TcpStream, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(tcp.poll_write_ready(cx))?;
+        let send_bytes = || Ok(send(tcp, bytes, SendFlags::MORE | SendFlags::NOSIGNAL)?);
+        match tcp.try_io(Interest::WRITABLE, send_bytes) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
 /// Writes up to this size are copied together: one `send` is cheaper for the kernel than a `writev` of small parts.
 pub(super) const SMALL_WRITE_BYTES: usize = 2048;
 
-/// The parts in one piece, if they are small.
-pub(super) fn gather<'a>(
-    parts: &[IoSlice<'_>],
-    bytes: usize,
-    whole: &'a mut [u8; SMALL_WRITE_BYTES],
-) -> Option<&'a [u8]> {
-    let whole = whole.get_mut(..bytes)?;
-    let mut at = 0;
-    for part in parts {
-        whole[at..at + part.len()].copy_from_slice(part);
-        at += part.len();
+/// Room for a [`ReadBuf`]: what nobody reads before it is written need not be cleared.
+pub(super) fn uncleared<const BYTES: usize>() -> [MaybeUninit<u8>; BYTES] {
+    [const { MaybeUninit::uninit() }; BYTES]
+}
+
+/// Copies the parts, of so many octets together, into `whole`, if it has room for all of them.
+pub(super) fn gather(parts: &[IoSlice<'_>], bytes: usize, whole: &mut ReadBuf<'_>) -> bool {
+    if bytes > whole.remaining() {
+        return false;
     }
-    Some(whole)
+    for part in parts {
+        whole.put_slice(part);
+    }
+    true
 }
 
 /// What is below the HTTP engine.

@@ -221,7 +221,11 @@ impl Lease {
     pub fn complete(mut self) {
         let LeaseKind::H1 { sender, upgraded, body } = &mut self.kind else { return };
         let (Some(sender), Some(upgraded)) = (sender.take(), upgraded.take()) else { return };
-        if sender.is_closed() || !body.as_ref().is_some_and(|body| body.complete.get()) {
+        if !body.as_ref().is_some_and(|body| body.complete.get()) {
+            return;
+        }
+        self.link.answered();
+        if sender.is_closed() {
             return;
         }
         self.link.release();

@@ -16,7 +16,7 @@ use crate::proxy::exchange::Exchange;
 use crate::proxy::kernel;
 use crate::proxy::linger;
 use crate::proxy::recorder::{Facts, Verdict};
-use crate::proxy::stream::WireStream;
+use crate::proxy::stream::{WireStream, uncleared};
 use crate::units::Column;
 
 /// Most octets that the first read takes: usually the whole first head.
@@ -25,7 +25,35 @@ const FIRST_READ_BYTES: usize = 1024;
 /// How long a session at most lingers that was cut for what its client does.
 const CUT_LINGER: Duration = Duration::from_millis(200);
 
+/// How near an HTTP/1 connection is to its end.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// Other requests may follow.
+    No,
+    /// The request being served is the last.
+    Asked,
+    /// And its answer is here: what is written from now on is followed by the FIN at once.
+    Answered,
+}
+
 impl Session {
+    /// The request that the engine has just read is the connection's last.
+    pub fn last_request_began(&self) {
+        self.parting.set(Parting::Asked);
+    }
+
+    /// The engine has read the whole request, and has or is about to be given the last octet of its answer.
+    pub fn answered(&self) {
+        if self.parting.get() == Parting::Asked {
+            self.parting.set(Parting::Answered);
+        }
+    }
+
+    /// Whether what is written now is the end, which can go with the FIN in one segment.
+    pub fn is_parting(&self) -> bool {
+        self.parting.get() == Parting::Answered
+    }
+
     /// Asks the session's task to end it.
     pub fn cut(&self, why: Cut) {
         if self.cut.get().is_none() {
@@ -112,8 +140,8 @@ impl Session {
         self.parked.set(true);
         let mut stream = WireStream::new(self.clone());
         let first = poll_fn(|cx| {
-            let mut octets = [0; FIRST_READ_BYTES];
-            let mut buf = ReadBuf::new(&mut octets);
+            let mut octets = uncleared::<FIRST_READ_BYTES>();
+            let mut buf = ReadBuf::uninit(&mut octets);
             match Pin::new(&mut stream).poll_read(cx, &mut buf) {
                 Poll::Ready(Ok(())) => Poll::Ready(Some(Bytes::copy_from_slice(buf.filled()))),
                 Poll::Ready(Err(_)) => Poll::Ready(None),

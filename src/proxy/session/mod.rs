@@ -37,12 +37,14 @@ use super::exchange::Exchanges;
 use super::flood::FloodGate;
 use super::kernel;
 use super::recorder::Measured;
+use super::stream::uncleared;
 use super::worker::Worker;
 use crate::event::{Addresses, End, Kind, Reason};
 use crate::ids::Id;
 use crate::meter::Violation;
 use crate::units::Column;
 
+use ending::Parting;
 pub use identity::{Identity, Origin};
 use identity::{encode_identity, show};
 use metering::HttpMeter;
@@ -106,6 +108,7 @@ pub struct Session {
     injected: RefCell<VecDeque<Bytes>>,
     parking: Cell<bool>,
     parked: Cell<bool>,
+    parting: Cell<Parting>,
 }
 
 impl Session {
@@ -150,6 +153,7 @@ impl Session {
             injected: RefCell::default(),
             parking: Cell::new(false),
             parked: Cell::new(false),
+            parting: Cell::new(Parting::No),
         });
         worker.adopt(&session);
         Some(session)
@@ -252,8 +256,8 @@ impl Session {
 
     /// Polls the socket for more from the client, to be thrown away but counted. Ready(false) at its end.
     pub fn poll_discard(&self, cx: &mut Context<'_>) -> Poll<bool> {
-        let mut scratch = [0u8; 8192];
-        let mut buf = ReadBuf::new(&mut scratch);
+        let mut scratch = uncleared::<8192>();
+        let mut buf = ReadBuf::uninit(&mut scratch);
         let poll = Pin::new(&mut *self.tcp.borrow_mut()).poll_read(cx, &mut buf);
         match poll {
             Poll::Pending => Poll::Pending,

@@ -16,7 +16,7 @@ use tokio_rustls::client::TlsStream;
 
 use crate::meter::{Direction, H2Meter, Tally, Violation};
 use crate::proxy::session::Session;
-use crate::proxy::stream::{SMALL_WRITE_BYTES, gather};
+use crate::proxy::stream::{SMALL_WRITE_BYTES, gather, uncleared};
 use crate::units::Column;
 
 /// For whom a connection moves octets.
@@ -50,6 +50,13 @@ impl Link {
     /// From here on it works for this exchange.
     pub fn attribute(&self, session: &Rc<Session>, index: u64) {
         *self.current.borrow_mut() = Some(Owner { session: session.clone(), index });
+    }
+
+    /// Both messages of its exchange are here, to the last octet.
+    pub fn answered(&self) {
+        if let Some(owner) = self.current.borrow().as_ref() {
+            owner.session.answered();
+        }
     }
 
     /// It works for nobody.
@@ -158,10 +165,10 @@ impl AsyncWrite for CountedTcp {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        let mut whole = [0; SMALL_WRITE_BYTES];
-        let bytes = parts.iter().map(|part| part.len()).sum();
-        if let Some(whole) = gather(parts, bytes, &mut whole) {
-            return self.poll_write(cx, whole);
+        let mut room = uncleared::<SMALL_WRITE_BYTES>();
+        let mut whole = ReadBuf::uninit(&mut room);
+        if gather(parts, parts.iter().map(|part| part.len()).sum(), &mut whole) {
+            return self.poll_write(cx, whole.filled());
         }
         let n = ready!(Pin::new(&mut self.tcp).poll_write_vectored(cx, parts))?;
         each_written(parts, n, |bytes| self.link.moved(Column::UpstreamSent, bytes));

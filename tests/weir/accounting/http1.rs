@@ -6,6 +6,7 @@ use crate::rig::client::{Client, Cuts, chunked, sized};
 use crate::rig::origin::Origin;
 use crate::rig::process::{Config, Weir};
 use crate::rig::records::Record;
+use crate::rig::socket::kernel_received;
 use crate::rig::{Dice, octets};
 
 fn weir() -> (Origin, Weir) {
@@ -181,6 +182,30 @@ fn a_half_closed_client_gets_its_whole_answer() {
     let records = weir.settled(1);
     let (session, requests) = account.assert_recorded(&records);
     assert_eq!((session.text("end"), requests[0].text("end")), ("done", "done"));
+}
+
+#[test]
+fn the_last_answer_and_the_end_of_the_connection_come_in_one_segment() {
+    let (_origin, weir) = weir();
+    let mut accounts = Vec::new();
+    for n in 0..20 {
+        let mut client = Client::connect(weir.address("web"));
+        assert_eq!(client.get("/bytes/5").body, octets(5), "which is not the last");
+        let body = octets(n * 100);
+        let head =
+            format!("POST /sink/12 HTTP/1.1\r\nhost: test\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", n * 100);
+        client.request(&[head.as_bytes(), &body].concat(), body.len(), Cuts::Whole);
+        assert_eq!(client.response().body, octets(12));
+        let received = kernel_received(client.stream());
+        let account = client.close().account();
+        let answers: u64 = account.exchanges.iter().map(|exchange| exchange.sent_app).sum();
+        assert_eq!(received, answers + 1, "the FIN was there with the answer's last octet");
+        accounts.push(account);
+    }
+    let records = weir.settled(accounts.len());
+    for account in &accounts {
+        account.assert_recorded(&records);
+    }
 }
 
 #[test]
