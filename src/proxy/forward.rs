@@ -311,8 +311,8 @@ fn answer_failure(session: &Session, state: &BodyState, upstream: &UpstreamSetup
 async fn connect(wanted: Wanted, stream: Option<h2::RecvStream>) -> Result<Answer, Refused> {
     let session = &wanted.session;
     match upstream::raw(&wanted).await {
-        Ok((origin, member, in_flight)) => {
-            session.sent_to(wanted.index, &member.name);
+        Ok((origin, in_flight)) => {
+            session.sent_to(wanted.index, &in_flight.name);
             let response = Response::new(ResponseBody::empty());
             let hold = Hold::Raw(in_flight);
             let tunnel = Tunnel { origin, early: Bytes::new(), stream, hold };

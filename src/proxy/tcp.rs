@@ -94,8 +94,8 @@ async fn to_upstream(session: &Rc<Session>, listener: &ListenerSetup, stream: &m
         fresh: true,
     };
     match upstream::raw(&wanted).await {
-        Ok((origin, member, in_flight)) => {
-            session.sent_to_session(&member.name);
+        Ok((origin, in_flight)) => {
+            session.sent_to_session(&in_flight.name);
             let tunnel = Tunnel { origin, early: Bytes::new(), stream: None, hold: Hold::Raw(in_flight) };
             join_session(session, stream, None, tunnel).await;
         }

@@ -73,6 +73,8 @@ struct Key {
     session: Option<Id>,
     /// How long it may idle, µs.
     idle_us: i64,
+    /// How many of them may idle.
+    idle_max: usize,
 }
 
 /// What an upgraded h1 connection hands over: the stream, and what was read behind the response.
@@ -80,8 +82,9 @@ pub type Upgraded = (LinkStream, Bytes);
 
 struct H1 {
     sender: http1::SendRequest<RequestBody>,
-    link: Rc<Link>,
     upgraded: oneshot::Receiver<Upgraded>,
+    link: Rc<Link>,
+    key: Rc<Key>,
     idle_since_us: i64,
 }
 
@@ -96,7 +99,7 @@ struct H2 {
 /// One worker's connections to origins. A worker knows few servers: they are looked through in order.
 #[derive(Default)]
 pub struct Pools {
-    h1: RefCell<Vec<(Key, VecDeque<H1>)>>,
+    h1: RefCell<Vec<(Rc<Key>, VecDeque<H1>)>>,
     h2: RefCell<Vec<(Key, H2)>>,
 }
 
@@ -124,19 +127,20 @@ impl Pools {
     /// An idle connection of this key. The one used last is the least likely to have been closed meanwhile.
     fn take(&self, key: &Key) -> Option<H1> {
         let mut pools = self.h1.borrow_mut();
-        let (_, idle) = pools.iter_mut().find(|(known, _)| known == key)?;
+        let (_, idle) = pools.iter_mut().find(|(known, _)| **known == *key)?;
         let at = idle.iter().rposition(|connection| connection.sender.is_ready())?;
         idle.remove(at)
     }
 
-    fn put(&self, key: &Key, connection: H1, idle_max: usize) {
+    fn put(&self, connection: H1) {
         let mut pools = self.h1.borrow_mut();
+        let key = &connection.key;
         let at = pools.iter().position(|(known, _)| known == key).unwrap_or_else(|| {
             pools.push((key.clone(), VecDeque::new()));
             pools.len() - 1
         });
-        let (_, idle) = &mut pools[at];
-        if idle.len() < idle_max {
+        let (key, idle) = &mut pools[at];
+        if idle.len() < key.idle_max {
             idle.push_back(connection);
         }
     }
@@ -150,19 +154,17 @@ pub enum Connection {
     H2(h2::client::SendRequest<Bytes>, Lease),
 }
 
-/// A request's hold on a connection.
+/// A request's hold on a connection. Small: it goes from hand to hand with the response.
 pub struct Lease {
     worker: Rc<Worker>,
-    key: Key,
     link: Rc<Link>,
-    idle_max: usize,
-    member: Arc<Member>,
-    _in_flight: InFlight,
+    in_flight: InFlight,
     kind: LeaseKind,
 }
 
 enum LeaseKind {
     H1 {
+        key: Rc<Key>,
         sender: Option<http1::SendRequest<RequestBody>>,
         upgraded: Option<oneshot::Receiver<Upgraded>>,
         body: Option<Rc<BodyState>>,
@@ -176,7 +178,7 @@ enum LeaseKind {
 impl Lease {
     /// The server, as in records.
     pub fn server(&self) -> &Arc<str> {
-        &self.member.name
+        &self.in_flight.name
     }
 
     /// Was the connection used before this request?
@@ -209,17 +211,17 @@ impl Lease {
 
     /// The server answered.
     pub fn succeeded(&self) {
-        self.member.succeeded();
+        self.in_flight.succeeded();
     }
 
     /// The server failed; the connection is not used again.
     pub fn failed(self) {
-        self.member.failed();
+        self.in_flight.failed();
     }
 
     /// The response has ended: the connection serves the next request if the request has ended too.
     pub fn complete(mut self) {
-        let LeaseKind::H1 { sender, upgraded, body } = &mut self.kind else { return };
+        let LeaseKind::H1 { key, sender, upgraded, body } = &mut self.kind else { return };
         let (Some(sender), Some(upgraded)) = (sender.take(), upgraded.take()) else { return };
         if !body.as_ref().is_some_and(|body| body.complete.get()) {
             return;
@@ -230,8 +232,7 @@ impl Lease {
         }
         self.link.release();
         let idle_since_us = self.worker.coarse_now_us();
-        let connection = H1 { sender, link: self.link.clone(), upgraded, idle_since_us };
-        self.worker.pools.put(&self.key, connection, self.idle_max);
+        self.worker.pools.put(H1 { sender, upgraded, link: self.link.clone(), key: key.clone(), idle_since_us });
     }
 }
 
@@ -312,6 +313,7 @@ fn key_of(wanted: &Wanted, member: &Member) -> Key {
         h2: !wanted.upgrade && (upstream.prior_knowledge_h2(wanted.grpc) || upstream.tls.is_some()),
         session: per_session.then_some(wanted.session.id),
         idle_us: i64::try_from(upstream.config.idle_timeout.as_micros()).unwrap_or(i64::MAX),
+        idle_max: upstream.config.idle_connections_max,
     }
 }
 
@@ -330,8 +332,8 @@ pub fn existing(wanted: &Wanted, member: &Arc<Member>) -> Option<Connection> {
     let h1 = wanted.session.worker.pools.take(&key)?;
     h1.link.attribute(&wanted.session, wanted.index);
     h1.link.reused.set(true);
-    let kind = LeaseKind::H1 { sender: None, upgraded: Some(h1.upgraded), body: None };
-    Some(Connection::H1(h1.sender, lease(wanted, member, key, h1.link, kind)))
+    let kind = LeaseKind::H1 { key: h1.key, sender: None, upgraded: Some(h1.upgraded), body: None };
+    Some(Connection::H1(h1.sender, lease(wanted, member, h1.link, kind)))
 }
 
 async fn new_connection(wanted: &Wanted, member: &Arc<Member>) -> Result<Connection, ConnectError> {
@@ -401,7 +403,7 @@ fn with_alpn(tls: &Arc<rustls::ClientConfig>, alpn: Alpn) -> Arc<rustls::ClientC
 }
 
 /// Connects raw: a tunnel of bytes, nothing of HTTP.
-pub async fn raw(wanted: &Wanted) -> Result<(LinkStream, Arc<Member>, InFlight), ConnectError> {
+pub async fn raw(wanted: &Wanted) -> Result<(LinkStream, InFlight), ConnectError> {
     let mut member = pick(wanted)?;
     let mut tried = Vec::new();
     loop {
@@ -409,8 +411,7 @@ pub async fn raw(wanted: &Wanted) -> Result<(LinkStream, Arc<Member>, InFlight),
         match connect(wanted, &member, link, Alpn::Nothing).await {
             Ok(stream) => {
                 member.succeeded();
-                let in_flight = member.started();
-                return Ok((stream, member, in_flight));
+                return Ok((stream, member.started()));
             }
             Err(error) => member = next_server(wanted, &member, error, &mut tried)?,
         }
@@ -423,20 +424,12 @@ fn shared(wanted: &Wanted, member: &Arc<Member>, key: &Key) -> Option<Connection
     let (_, h2) = pools.iter().find(|(known, h2)| known == key && usable(h2))?;
     h2.open.set(h2.open.get() + 1);
     let kind = LeaseKind::H2 { open: h2.open.clone(), stream: Cell::new(None) };
-    let lease = lease(wanted, member, key.clone(), h2.link.clone(), kind);
+    let lease = lease(wanted, member, h2.link.clone(), kind);
     Some(Connection::H2(h2.sender.clone(), lease))
 }
 
-fn lease(wanted: &Wanted, member: &Arc<Member>, key: Key, link: Rc<Link>, kind: LeaseKind) -> Lease {
-    Lease {
-        worker: wanted.session.worker.clone(),
-        key,
-        link,
-        idle_max: wanted.upstream.config.idle_connections_max,
-        member: member.clone(),
-        _in_flight: member.started(),
-        kind,
-    }
+fn lease(wanted: &Wanted, member: &Arc<Member>, link: Rc<Link>, kind: LeaseKind) -> Lease {
+    Lease { worker: wanted.session.worker.clone(), link, in_flight: member.started(), kind }
 }
 
 async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStream, link: Rc<Link>) -> Connection {
@@ -461,8 +454,8 @@ async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStr
         // Nobody waits for it unless the origin has switched protocols.
         drop(hand_over.send((parts.io.into_inner(), parts.read_buf)));
     });
-    let kind = LeaseKind::H1 { sender: None, upgraded: Some(upgraded), body: None };
-    Connection::H1(sender, lease(wanted, member, key, link, kind))
+    let kind = LeaseKind::H1 { key: Rc::new(key), sender: None, upgraded: Some(upgraded), body: None };
+    Connection::H1(sender, lease(wanted, member, link, kind))
 }
 
 async fn new_h2(
@@ -491,7 +484,7 @@ async fn new_h2(
         is_closed.set(true);
     });
     let kind = LeaseKind::H2 { open: open.clone(), stream: Cell::new(None) };
-    let lease = lease(wanted, member, key.clone(), link.clone(), kind);
+    let lease = lease(wanted, member, link.clone(), kind);
     let shared =
         H2 { sender: sender.clone(), link, open, closed, idle_since_us: wanted.session.worker.coarse_now_us() };
     wanted.session.worker.pools.h2.borrow_mut().push((key, shared));

@@ -1,6 +1,7 @@
 //! One address that can take traffic, and what is known of it.
 
 use std::net::SocketAddr;
+use std::ops::Deref;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -36,6 +37,14 @@ pub struct Member {
 
 /// One request or tunnel on a member, as long as this lives.
 pub struct InFlight(Arc<Member>);
+
+impl Deref for InFlight {
+    type Target = Member;
+
+    fn deref(&self) -> &Member {
+        &self.0
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {
