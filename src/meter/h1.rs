@@ -64,6 +64,13 @@ impl H1Meter {
         run.flush(tally);
     }
 
+    /// So many octets of a response's body went to the client without passing here, and are not shown.
+    pub fn body_passed(&mut self, bytes: usize, tally: &mut impl Tally) {
+        let mut run = Run::new(Direction::Sent);
+        self.responses.body_passed(bytes, &mut self.exchanges, &mut run, tally);
+        run.flush(tally);
+    }
+
     /// The exchanges that began and whose responses were not wholly sent, oldest first.
     pub fn open_exchanges(&self) -> Range<u64> {
         self.exchanges.answered..self.exchanges.begun

@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
 use super::headers;
+use super::relay::Relay;
 use super::session::Session;
 use super::upstream::Lease;
 
@@ -166,6 +167,8 @@ pub enum ResponseBody {
         /// The connection it comes over.
         lease: Option<Lease>,
     },
+    /// From an h1 origin, past the engines.
+    Relayed(Rc<Relay>),
     /// From an h2 origin.
     H2 {
         /// The body.
@@ -209,6 +212,11 @@ impl Body for ResponseBody {
                 }
                 Poll::Ready(frame.map(|frame| frame.map(without_refused_trailers).map_err(BodyError::H1)))
             }
+            Self::Relayed(relay) => {
+                // Nobody is woken: whoever drives the engine looks at it.
+                relay.is_asked_for.set(true);
+                Poll::Pending
+            }
             Self::H2 { stream, lease } => {
                 let frame = ready!(poll_h2(stream, cx));
                 match &frame {
@@ -229,6 +237,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => bytes.is_none(),
             Self::H1 { body, .. } => body.is_end_stream(),
+            Self::Relayed(_) => false,
             Self::H2 { stream, .. } => stream.is_end_stream(),
         }
     }
@@ -237,6 +246,7 @@ impl Body for ResponseBody {
         match self {
             Self::Own(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
             Self::H1 { body, .. } => body.size_hint(),
+            Self::Relayed(relay) => SizeHint::with_exact(relay.length),
             Self::H2 { .. } => SizeHint::default(),
         }
     }

@@ -23,6 +23,7 @@ use tracing::{debug, warn};
 use self::send::{Failure, Incoming, Sending, send};
 use super::body::{BodyState, RequestBody, ResponseBody};
 use super::headers;
+use super::relay::{self, Relay};
 use super::session::Session;
 use super::setup::{ListenerSetup, Setup, UpstreamSetup};
 use super::tunnel::{Hold, Tunnel};
@@ -81,6 +82,8 @@ struct Exchange {
     upstream: Arc<UpstreamSetup>,
     body: Rc<BodyState>,
     wants_tunnel: bool,
+    /// A large body may go past the engines.
+    relays: bool,
     /// The client's stream of an extended CONNECT.
     tunnel_stream: Option<h2::RecvStream>,
     sending: Sending,
@@ -220,7 +223,8 @@ fn dispatch(session: &Rc<Session>, index: u64, request: Request<RequestBody>) ->
         head::relay_interim(session, index, &mut request);
     }
     let sending = send(wanted, request, state.clone());
-    Ok(Stage::Exchange(Exchange { upstream, body: state, wants_tunnel, tunnel_stream, sending }))
+    let relays = version == Version::HTTP_11 && session.is_plain() && upstream.tls.is_none();
+    Ok(Stage::Exchange(Exchange { upstream, body: state, wants_tunnel, relays, tunnel_stream, sending }))
 }
 
 impl Exchange {
@@ -238,7 +242,12 @@ impl Exchange {
             let switched = switch(session, index, response, lease, self.wants_tunnel, self.tunnel_stream);
             return Box::pin(switched).await;
         }
-        let response = response.map(|incoming| match incoming {
+        let (parts, incoming) = response.into_parts();
+        let body = match incoming {
+            Incoming::H1(body) if self.relays && relay::is_worth(&body, &lease) => {
+                let relay = Box::pin(Relay::begin(body, lease)).await;
+                ResponseBody::Relayed(Rc::new(relay.ok_or(Refused::platform(StatusCode::BAD_GATEWAY))?))
+            }
             Incoming::H1(body) => {
                 let mut lease = Some(lease);
                 if http_body::Body::is_end_stream(&body) {
@@ -247,8 +256,8 @@ impl Exchange {
                 ResponseBody::H1 { body, lease }
             }
             Incoming::H2(stream) => ResponseBody::H2 { stream, lease: Some(lease) },
-        });
-        Ok(Answer::Response(response))
+        };
+        Ok(Answer::Response(Response::from_parts(parts, body)))
     }
 }
 

@@ -90,6 +90,11 @@ pub fn is_last_request(headers: &HeaderMap) -> bool {
     options.next().is_some_and(|option| option.as_bytes().eq_ignore_ascii_case(b"close")) && options.next().is_none()
 }
 
+/// The sender says that the connection ends with this message.
+pub fn asks_to_close(headers: &HeaderMap) -> bool {
+    has_token(headers, &CONNECTION, "close")
+}
+
 /// Removes a field that only we may set, also where it is written as CGI-like origins would read it (`_` for `-`).
 pub fn remove_alike(headers: &mut HeaderMap, name: &HeaderName) {
     let own = name.as_str();

@@ -25,6 +25,7 @@ use tracing::debug;
 use super::body::{RequestBody, ResponseBody};
 use super::forward::{Answer, begin};
 use super::headers;
+use super::relay::Relay;
 use super::session::{Cut, Session};
 use super::stream::AppStream;
 use super::tunnel::{Tunnel, join_session};
@@ -35,14 +36,27 @@ use crate::event::{End, Reason};
 struct Shared {
     /// The tunnel that the connection is to become, and its exchange.
     tunnel: RefCell<Option<(u64, Box<Tunnel>)>>,
+    /// The body that goes past the engine, and its exchange.
+    relay: RefCell<Option<(u64, Rc<Relay>)>>,
     /// Number of the next request that the engine reads.
     next_index: Cell<u64>,
+    /// The connection ends behind the answer whose body goes past the engine.
+    is_last: Cell<bool>,
+}
+
+impl Shared {
+    /// The engine has written the head, and would now wait for the body.
+    fn is_at_body(&self, all_written: &Cell<bool>) -> bool {
+        all_written.get() && self.relay.borrow().as_ref().is_some_and(|(_, relay)| relay.is_asked_for.get())
+    }
 }
 
 /// How far an engine has carried the connection.
 enum Stopped {
     /// It idles: the engine's buffers can go.
     Idle,
+    /// It has written the head of an answer whose body goes past it.
+    AtBody,
     /// It is over, or becomes a tunnel.
     Over,
 }
@@ -57,6 +71,12 @@ pub async fn serve(session: Rc<Session>, mut stream: AppStream) {
         stream.unread(unread);
         match stopped {
             Stopped::Over => break,
+            Stopped::AtBody => {
+                let Some((index, relay)) = shared.relay.take() else { break };
+                if !Box::pin(relay.carry(&session, index)).await || shared.is_last.get() {
+                    break;
+                }
+            }
             Stopped::Idle if has_unread => {}
             Stopped::Idle if session.readable().await => {}
             Stopped::Idle => break,
@@ -99,12 +119,16 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
         .max_headers(limits.headers_max + 1)
         .max_header_size(limits.header_bytes_max + limits.request_line_bytes_max)
         .max_buf_size(limits.client_buffer_bytes());
+    let all_written = stream.all_written();
     let mut connection = builder.serve_connection(TokioIo::new(stream), service);
     let mut draining = false;
     let stopped = loop {
         let ended = poll_fn(|cx| {
             if let Poll::Ready(result) = connection.poll_without_shutdown(cx) {
                 return Poll::Ready(Some(result));
+            }
+            if shared.is_at_body(&all_written) {
+                return Poll::Ready(None);
             }
             session.poll_signal(draining, cx).map(|()| None)
         })
@@ -120,6 +144,7 @@ async fn run_engine(session: &Rc<Session>, stream: AppStream, shared: &Rc<Shared
                 break Stopped::Over;
             }
             None if session.cut_reason().is_some() => break Stopped::Over,
+            None if shared.is_at_body(&all_written) => break Stopped::AtBody,
             None if session.is_draining() && !draining => {
                 draining = true;
                 Pin::new(&mut connection).graceful_shutdown();
@@ -140,7 +165,8 @@ fn respond(
     shared: &Rc<Shared>,
 ) -> impl Future<Output = Result<Response<ResponseBody>, Infallible>> + use<> {
     let is_http10 = request.version() == Version::HTTP_10;
-    if headers::is_last_request(request.headers()) {
+    let asks_to_close = headers::asks_to_close(request.headers());
+    if asks_to_close && headers::is_last_request(request.headers()) {
         session.last_request_began();
     }
     let begun = begin(session, index, request.map(|body| RequestBody::h1(body, session.clone(), index)));
@@ -154,8 +180,13 @@ fn respond(
                 return Ok(response);
             }
         };
-        if session.worker.node.is_draining() {
+        let is_draining = session.worker.node.is_draining();
+        if is_draining {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        if let ResponseBody::Relayed(relay) = response.body() {
+            *shared.relay.borrow_mut() = Some((index, relay.clone()));
+            shared.is_last.set(is_draining || asks_to_close);
         }
         if response.body().is_end_stream() {
             session.exchange(index, |exchange| exchange.served = true);

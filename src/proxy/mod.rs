@@ -30,6 +30,7 @@ pub mod proxy_protocol;
 mod pump;
 mod recorder;
 mod recovery;
+mod relay;
 mod session;
 mod setup;
 mod splice;

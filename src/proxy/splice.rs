@@ -61,12 +61,26 @@ struct Pool {
     idle: RefCell<Vec<Pipe>>,
     /// Idle ones and those in use.
     open: Cell<usize>,
+    /// Octets in all of them.
+    held_bytes: Cell<usize>,
 }
 
 thread_local! {
     /// A worker is a thread: its pipes and its buffer are the thread's.
     static POOL: Pool = Pool::default();
     static SHARED: RefCell<Box<[u8]>> = RefCell::new(vec![0; SHARED_BYTES].into_boxed_slice());
+}
+
+/// Octets that the thread's pipes hold, in memory of the kernel's.
+pub fn piped_bytes() -> usize {
+    POOL.with(|pool| pool.held_bytes.get())
+}
+
+impl Pool {
+    /// So many octets went into a pipe, or (negative) out of one.
+    fn holds_more(&self, bytes: isize) {
+        self.held_bytes.set(self.held_bytes.get().saturating_add_signed(bytes));
+    }
 }
 
 impl Pipe {
@@ -121,14 +135,25 @@ struct Flow {
     /// Kept while more is likely to come at once.
     pipe: Option<Pipe>,
     bulk: bool,
+    /// Octets still to come from the source; a tunnel's source says itself when it ends.
+    left: Option<u64>,
     at_end: bool,
     done: bool,
+}
+
+/// What the octets are.
+#[derive(Clone, Copy)]
+enum Payload {
+    /// All there is: of the upgraded exchange, or of the session.
+    Tunnel(Option<u64>),
+    /// The body of this exchange's answer.
+    Body(u64),
 }
 
 /// The two sockets and who is charged.
 struct Ends<'a> {
     session: &'a Session,
-    exchange: Option<u64>,
+    payload: Payload,
     origin: &'a RefCell<TcpStream>,
 }
 
@@ -143,9 +168,9 @@ pub async fn carry(
     to_client: Bytes,
 ) -> io::Result<()> {
     let origin = RefCell::new(origin);
-    let ends = Ends { session, exchange, origin: &origin };
-    let mut up = Flow::new(Direction::Received, to_origin);
-    let mut down = Flow::new(Direction::Sent, to_client);
+    let ends = Ends { session, payload: Payload::Tunnel(exchange), origin: &origin };
+    let mut up = Flow::new(Direction::Received, to_origin, None);
+    let mut down = Flow::new(Direction::Sent, to_client, None);
     let carried = poll_fn(|cx| {
         let mut turn_bytes = TURN_BYTES_MAX;
         let moved_up = up.poll(&ends, &mut turn_bytes, cx)?;
@@ -160,6 +185,27 @@ pub async fn carry(
         socket2::SockRef::from(&*origin.borrow()).set_linger(Some(std::time::Duration::ZERO))?;
     }
     carried
+}
+
+/// Carries the body of an answer to the client: what was received (and counted) already, then so many octets more. Answers the
+/// origin's socket, behind the body. On failure [`Session::was_reset`] tells the side.
+pub async fn carry_body(
+    session: &Session,
+    exchange: u64,
+    origin: TcpStream,
+    early: Bytes,
+    left: u64,
+) -> io::Result<TcpStream> {
+    let origin = RefCell::new(origin);
+    let ends = Ends { session, payload: Payload::Body(exchange), origin: &origin };
+    let mut down = Flow::new(Direction::Sent, early, Some(left));
+    down.bulk = true;
+    poll_fn(|cx| {
+        let mut turn_bytes = TURN_BYTES_MAX;
+        down.poll(&ends, &mut turn_bytes, cx)
+    })
+    .await?;
+    Ok(origin.into_inner())
 }
 
 impl Ends<'_> {
@@ -182,7 +228,7 @@ impl Ends<'_> {
         match direction {
             Direction::Received => {
                 self.session.wire_received(n);
-                self.session.tunnel_moved(self.exchange, direction, n as u64);
+                self.moved(direction, n);
             }
             Direction::Sent => self.upstream_moved(Column::UpstreamReceived, n),
         }
@@ -202,14 +248,25 @@ impl Ends<'_> {
         let result = write();
         if let Ok(n) = result {
             self.session.wire_sent(n);
-            self.session.tunnel_moved(self.exchange, direction, n as u64);
+            self.moved(direction, n);
         }
         self.session.pending(0);
         result
     }
 
+    fn moved(&self, direction: Direction, n: usize) {
+        match self.payload {
+            Payload::Tunnel(exchange) => self.session.tunnel_moved(exchange, direction, n as u64),
+            Payload::Body(_) => self.session.body_passed(n),
+        }
+    }
+
     fn upstream_moved(&self, column: Column, n: usize) {
-        self.session.upstream_moved(self.exchange.unwrap_or(u64::MAX), column, n as u64);
+        let exchange = match self.payload {
+            Payload::Tunnel(exchange) => exchange.unwrap_or(u64::MAX),
+            Payload::Body(exchange) => exchange,
+        };
+        self.session.upstream_moved(exchange, column, n as u64);
     }
 
     fn at_end(&self, direction: Direction) {
@@ -227,13 +284,22 @@ impl Ends<'_> {
     }
 }
 
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // What is in the pipe goes with it.
+        if let Held::Piped(_, bytes) = self.held {
+            POOL.try_with(|pool| pool.holds_more(-bytes.cast_signed())).unwrap_or_default();
+        }
+    }
+}
+
 impl Flow {
-    fn new(direction: Direction, early: Bytes) -> Self {
+    fn new(direction: Direction, early: Bytes, left: Option<u64>) -> Self {
         let held = if early.is_empty() { Held::Nothing } else { Held::Octets(early) };
-        Self { direction, held, pipe: None, bulk: false, at_end: false, done: false }
+        Self { direction, held, pipe: None, bulk: false, left, at_end: false, done: false }
     }
 
-    /// Moves what can be moved now. Ready when the source's end has been passed on.
+    /// Moves what can be moved now. Ready when all that was to come, or the source's end, has been passed on.
     fn poll(&mut self, ends: &Ends<'_>, turn_bytes: &mut usize, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while !self.done {
             if *turn_bytes == 0 {
@@ -242,6 +308,11 @@ impl Flow {
             }
             let writes_to_client = self.direction == Direction::Sent;
             ready!(self.poll_empty(ends, cx)).map_err(|error| ends.failed(writes_to_client, error))?;
+            if self.left == Some(0) {
+                self.rest();
+                self.done = true;
+                break;
+            }
             if self.at_end {
                 self.rest();
                 // An error means that the target has ended by itself: its own direction sees that.
@@ -254,10 +325,15 @@ impl Flow {
                 return Poll::Pending;
             };
             let n = filled.map_err(|error| ends.failed(!writes_to_client, error))?;
+            if n == 0 && self.left.is_some() {
+                self.rest();
+                return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
+            }
             if n == 0 {
                 self.at_end = true;
                 ends.at_end(self.direction);
             }
+            self.left = self.left.map(|left| left - n as u64);
             *turn_bytes = turn_bytes.saturating_sub(n);
         }
         Poll::Ready(Ok(()))
@@ -307,6 +383,7 @@ impl Flow {
             Held::Piped(pipe, bytes) => {
                 // A pipe that gives more than it took would be the kernel's bug, and every count wrong.
                 assert!(n <= bytes, "a pipe gave {n} octets of {bytes}");
+                POOL.with(|pool| pool.holds_more(-n.cast_signed()));
                 if n < bytes {
                     Held::Piped(pipe, bytes - n)
                 } else {
@@ -335,13 +412,15 @@ impl Flow {
                 self.pipe = Some(pipe);
                 return Poll::Pending;
             }
-            match source.try_io(Interest::READABLE, || move_octets(&*source, &pipe.writer, PIPE_BYTES)) {
+            let bytes_max = self.at_most(PIPE_BYTES);
+            match source.try_io(Interest::READABLE, || move_octets(&*source, &pipe.writer, bytes_max)) {
                 Ok(0) => {
                     self.pipe = Some(pipe);
                     return Poll::Ready(Ok(0));
                 }
                 Ok(n) => {
                     ends.came(self.direction, n);
+                    POOL.with(|pool| pool.holds_more(n.cast_signed()));
                     self.bulk = n >= BULK_BYTES_MIN;
                     self.held = Held::Piped(pipe, n);
                     return Poll::Ready(Ok(n));
@@ -352,10 +431,16 @@ impl Flow {
         }
     }
 
+    /// Never more than is to come.
+    fn at_most(&self, bytes: usize) -> usize {
+        self.left.and_then(|left| usize::try_from(left).ok()).map_or(bytes, |left| left.min(bytes))
+    }
+
     /// Through the worker's buffer, and on to the target at once; the rest is held.
     fn poll_fill_shared(&mut self, ends: &Ends<'_>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
         SHARED.with_borrow_mut(|shared| {
-            let mut buf = ReadBuf::new(shared);
+            let bytes_max = self.at_most(SHARED_BYTES);
+            let mut buf = ReadBuf::new(&mut shared[..bytes_max]);
             ready!(Pin::new(&mut *ends.source(self.direction).borrow_mut()).poll_read(cx, &mut buf))?;
             let read = buf.filled();
             if read.is_empty() {

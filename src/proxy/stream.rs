@@ -6,6 +6,7 @@
 //!
 //! Neither changes, delays or reorders traffic. Octets are counted when the layer below has taken them.
 
+use std::cell::Cell;
 use std::io::{self, IoSlice};
 use std::mem::MaybeUninit;
 use std::pin::Pin;
@@ -165,12 +166,19 @@ pub struct AppStream {
     /// Read already, to learn the protocol; counted then.
     replay: Bytes,
     at_eof: bool,
+    /// The engine has nothing left to write.
+    all_written: Rc<Cell<bool>>,
 }
 
 impl AppStream {
     /// On top of a transport.
     pub fn new(transport: Transport, session: Rc<Session>) -> Self {
-        Self { transport, session, replay: Bytes::new(), at_eof: false }
+        Self { transport, session, replay: Bytes::new(), at_eof: false, all_written: Rc::default() }
+    }
+
+    /// True while the engine above has nothing left to write.
+    pub fn all_written(&self) -> Rc<Cell<bool>> {
+        self.all_written.clone()
     }
 
     /// Octets that were read to learn the protocol (and counted) come first. The session's meter must be set: it is
@@ -182,8 +190,13 @@ impl AppStream {
 
     /// Octets that were counted and metered, and are to be read again by the next engine.
     pub fn unread(&mut self, bytes: Bytes) {
-        // An empty piece of a buffer keeps the whole buffer.
-        self.replay = if bytes.is_empty() { Bytes::new() } else { bytes };
+        // What an earlier engine left is behind it, if it was not read to its end.
+        if self.replay.is_empty() {
+            // An empty piece of a buffer keeps the whole buffer.
+            self.replay = if bytes.is_empty() { Bytes::new() } else { bytes };
+        } else {
+            self.replay = Bytes::from([bytes, std::mem::take(&mut self.replay)].concat());
+        }
     }
 
     /// Reads without showing the octets to the meter (its kind is not known yet); follow with [`AppStream::replay`].
@@ -270,6 +283,7 @@ impl AsyncRead for AppStream {
 
 impl AsyncWrite for AppStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        self.all_written.set(false);
         ready!(self.poll_inject(cx))?;
         let n = ready!(self.poll_write_transport(cx, bytes))?;
         self.session.app_sent(&bytes[..n]);
@@ -281,6 +295,7 @@ impl AsyncWrite for AppStream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.all_written.set(false);
         ready!(self.poll_inject(cx))?;
         let n = ready!(match &mut self.transport {
             Transport::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
@@ -303,6 +318,7 @@ impl AsyncWrite for AppStream {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.poll_inject(cx))?;
+        self.all_written.set(true);
         let Transport::Tls(stream) = &mut self.transport else { return Poll::Ready(Ok(())) };
         ready!(Pin::new(&mut **stream).poll_flush(cx))?;
         self.session.flushed();

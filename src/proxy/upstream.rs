@@ -8,13 +8,17 @@ mod link;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 
 use bytes::Bytes;
 use http::header::HOST;
 use http::uri::{Authority, Scheme, Uri};
+use http_body::Body as _;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::AsyncWriteExt;
@@ -168,6 +172,8 @@ enum LeaseKind {
         sender: Option<http1::SendRequest<RequestBody>>,
         upgraded: Option<oneshot::Receiver<Upgraded>>,
         body: Option<Rc<BodyState>>,
+        /// The origin keeps the connection after its answer.
+        persists: bool,
     },
     H2 {
         open: Rc<Cell<usize>>,
@@ -186,12 +192,55 @@ impl Lease {
         &self.link
     }
 
-    /// The sender comes back here once the request is under way.
-    pub fn keep(&mut self, sender: http1::SendRequest<RequestBody>, request_body: Rc<BodyState>) {
-        if let LeaseKind::H1 { sender: kept, body, .. } = &mut self.kind {
+    /// The sender comes back here once the request is answered.
+    pub fn keep(
+        &mut self,
+        sender: http1::SendRequest<RequestBody>,
+        request_body: Rc<BodyState>,
+        origin_persists: bool,
+    ) {
+        if let LeaseKind::H1 { sender: kept, body, persists, .. } = &mut self.kind {
             *kept = Some(sender);
             *body = Some(request_body);
+            *persists = origin_persists;
         }
+    }
+
+    /// The request is over, so that its engine has nothing to do but read the answer.
+    pub fn can_hand_over(&self) -> bool {
+        matches!(&self.kind, LeaseKind::H1 { body: Some(body), .. } if body.complete.get())
+    }
+
+    /// The stream behind the answer's head, and what the engine has read of it beyond.
+    pub async fn hand_over(&mut self, mut unread: hyper::body::Incoming) -> Option<Upgraded> {
+        self.link.is_handed_over.set(true);
+        // The engine may have read a piece for its reader. That there is no reader any more wakes it, and it stops.
+        let piece = poll_fn(|cx| Poll::Ready(Pin::new(&mut unread).poll_frame(cx))).await;
+        drop(unread);
+        let piece = match piece {
+            Poll::Pending => Bytes::new(),
+            Poll::Ready(frame) => frame?.ok()?.into_data().ok()?,
+        };
+        let (stream, behind) = self.upgrade().await?;
+        let read = if behind.is_empty() { piece } else { Bytes::from([piece, behind].concat()) };
+        Some((stream, read))
+    }
+
+    /// The connection serves no other request.
+    pub fn is_used_up(&mut self) {
+        if let LeaseKind::H1 { persists, .. } = &mut self.kind {
+            *persists = false;
+        }
+    }
+
+    /// The response has ended on the bare stream that was handed over: a new engine takes it for the next request.
+    pub async fn complete_over(self, tcp: TcpStream) {
+        let LeaseKind::H1 { key, persists: true, .. } = &self.kind else { return };
+        let stream = LinkStream::plain(tcp, self.link.clone());
+        self.link.is_handed_over.set(false);
+        let (sender, upgraded) = h1_engine(stream, &self.worker, &self.link, self.server().clone()).await;
+        let key = key.clone();
+        self.pool(key, sender, upgraded);
     }
 
     /// The stream this request has on a shared connection.
@@ -221,7 +270,7 @@ impl Lease {
 
     /// The response has ended: the connection serves the next request if the request has ended too.
     pub fn complete(mut self) {
-        let LeaseKind::H1 { key, sender, upgraded, body } = &mut self.kind else { return };
+        let LeaseKind::H1 { key, sender, upgraded, body, .. } = &mut self.kind else { return };
         let (Some(sender), Some(upgraded)) = (sender.take(), upgraded.take()) else { return };
         if !body.as_ref().is_some_and(|body| body.complete.get()) {
             return;
@@ -230,9 +279,14 @@ impl Lease {
         if sender.is_closed() {
             return;
         }
+        let key = key.clone();
+        self.pool(key, sender, upgraded);
+    }
+
+    fn pool(&self, key: Rc<Key>, sender: http1::SendRequest<RequestBody>, upgraded: oneshot::Receiver<Upgraded>) {
         self.link.release();
         let idle_since_us = self.worker.coarse_now_us();
-        self.worker.pools.put(H1 { sender, upgraded, link: self.link.clone(), key: key.clone(), idle_since_us });
+        self.worker.pools.put(H1 { sender, upgraded, link: self.link.clone(), key, idle_since_us });
     }
 }
 
@@ -332,7 +386,7 @@ pub fn existing(wanted: &Wanted, member: &Arc<Member>) -> Option<Connection> {
     let h1 = wanted.session.worker.pools.take(&key)?;
     h1.link.attribute(&wanted.session, wanted.index);
     h1.link.reused.set(true);
-    let kind = LeaseKind::H1 { key: h1.key, sender: None, upgraded: Some(h1.upgraded), body: None };
+    let kind = LeaseKind::H1 { key: h1.key, sender: None, upgraded: Some(h1.upgraded), body: None, persists: false };
     Some(Connection::H1(h1.sender, lease(wanted, member, h1.link, kind)))
 }
 
@@ -433,9 +487,20 @@ fn lease(wanted: &Wanted, member: &Arc<Member>, link: Rc<Link>, kind: LeaseKind)
 }
 
 async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStream, link: Rc<Link>) -> Connection {
-    let buffer_bytes = wanted.session.worker.setup().config.limits.origin_buffer_bytes();
+    let (sender, upgraded) = h1_engine(stream, &wanted.session.worker, &link, member.name.clone()).await;
+    let kind = LeaseKind::H1 { key: Rc::new(key), sender: None, upgraded: Some(upgraded), body: None, persists: false };
+    Connection::H1(sender, lease(wanted, member, link, kind))
+}
+
+/// An engine for the stream, which gives it up when the origin has switched protocols or it is to be handed over.
+async fn h1_engine(
+    stream: LinkStream,
+    worker: &Worker,
+    link: &Rc<Link>,
+    server: Arc<str>,
+) -> (http1::SendRequest<RequestBody>, oneshot::Receiver<Upgraded>) {
     let mut builder = http1::Builder::new();
-    builder.max_headers(256).max_buf_size(buffer_bytes);
+    builder.max_headers(256).max_buf_size(worker.setup().config.limits.origin_buffer_bytes());
     let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
     // The h1 handshake does no I/O and cannot fail.
     let (sender, mut connection) = match handshake {
@@ -443,19 +508,21 @@ async fn new_h1(wanted: &Wanted, member: &Arc<Member>, key: Key, stream: LinkStr
         Err(never) => unreachable!("an h1 handshake does no I/O: {never}"),
     };
     let (hand_over, upgraded) = oneshot::channel();
-    let server = member.name.clone();
+    let link = link.clone();
     spawn(async move {
-        let done = std::future::poll_fn(|cx| connection.poll_without_shutdown(cx)).await;
-        if let Err(error) = done {
+        let done = poll_fn(|cx| match link.is_handed_over.get() {
+            true => Poll::Ready(Ok(())),
+            false => connection.poll_without_shutdown(cx),
+        });
+        if let Err(error) = done.await {
             debug!(%error, %server, "connection to the origin failed");
             return;
         }
         let parts = connection.into_parts();
-        // Nobody waits for it unless the origin has switched protocols.
+        // Where neither is so nobody waits for it.
         drop(hand_over.send((parts.io.into_inner(), parts.read_buf)));
     });
-    let kind = LeaseKind::H1 { key: Rc::new(key), sender: None, upgraded: Some(upgraded), body: None };
-    Connection::H1(sender, lease(wanted, member, link, kind))
+    (sender, upgraded)
 }
 
 async fn new_h2(
@@ -507,7 +574,7 @@ pub async fn send_h2(
     uri.path_and_query = parts.uri.path_and_query().cloned();
     parts.uri = Uri::from_parts(uri).unwrap_or(parts.uri);
     parts.version = http::Version::HTTP_2;
-    let no_body = http_body::Body::is_end_stream(&body);
+    let no_body = body.is_end_stream();
     let mut ready = sender.ready().await?;
     let (response, stream) = ready.send_request(http::Request::from_parts(parts, ()), no_body)?;
     lease.streams(u64::from(stream.stream_id().as_u32()), &wanted.session, wanted.index);

@@ -81,7 +81,7 @@ impl Responses {
             }
             At::StatusLine | At::Fields(_) | At::ChunkLine | At::Trailers => self.line(rest, exchanges, run, tally),
             At::Body(_) | At::ChunkData(_) | At::ChunkEnd(_) => {
-                (self.counted(rest, exchanges, run, tally), Sent::Message)
+                (self.counted(rest.len(), exchanges, run, tally), Sent::Message)
             }
             At::UntilClose | At::Tunnel => {
                 run.count(self.exchange, rest.len(), rest.len(), tally);
@@ -91,6 +91,20 @@ impl Responses {
                 run.count(None, rest.len(), 0, tally);
                 (rest.len(), Sent::Message)
             }
+        }
+    }
+
+    /// Octets of a body of known length that nobody has to show; where there is no such body they are nobody's.
+    pub(super) fn body_passed(
+        &mut self,
+        bytes: usize,
+        exchanges: &mut Exchanges,
+        run: &mut Run,
+        tally: &mut impl Tally,
+    ) {
+        let taken = if matches!(self.at, At::Body(_)) { self.counted(bytes, exchanges, run, tally) } else { 0 };
+        if taken < bytes {
+            run.count(None, bytes - taken, 0, tally);
         }
     }
 
@@ -164,13 +178,13 @@ impl Responses {
         Sent::Message
     }
 
-    /// A stretch of known length: a body, the data of a chunk, or the CRLF after it.
-    fn counted(&mut self, rest: &[u8], exchanges: &mut Exchanges, run: &mut Run, tally: &mut impl Tally) -> usize {
+    /// A stretch of known length: a body, the data of a chunk, or the CRLF after it. Answers how many of so many octets are its.
+    fn counted(&mut self, bytes: usize, exchanges: &mut Exchanges, run: &mut Run, tally: &mut impl Tally) -> usize {
         let framing = matches!(self.at, At::ChunkEnd(_));
         let (At::Body(left) | At::ChunkData(left) | At::ChunkEnd(left)) = &mut self.at else {
             return 0;
         };
-        let taken = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
+        let taken = usize::try_from(*left).map_or(bytes, |left| left.min(bytes));
         *left -= taken as u64;
         run.count(self.exchange, taken, if framing { 0 } else { taken }, tally);
         match self.at {

@@ -373,6 +373,40 @@ proptest! {
     }
 
     #[test]
+    fn a_body_that_passes_beside_the_meter_is_counted_like_one_that_it_sees(
+        length in 1usize..5000, pieces in pieces(), beside in any::<u32>()
+    ) {
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {length}\r\n\r\n");
+        let body = vec![b'x'; length];
+        let seen = play_h1(&vec![received(GET), sent(&head), sent(&body), received(GET), sent(OK)], &[]);
+
+        let (mut meter, mut recorder) = (H1Meter::new(), Recorder::default());
+        meter.feed_received(GET, &mut recorder);
+        meter.feed_sent(head.as_bytes(), &mut recorder);
+        let mut left = length;
+        for (n, piece) in pieces.iter().cycle().enumerate() {
+            if left == 0 {
+                break;
+            }
+            let piece = left.min(*piece);
+            match beside >> (n % 32) & 1 {
+                0 => meter.feed_sent(&body[..piece], &mut recorder),
+                _ => meter.body_passed(piece, &mut recorder),
+            }
+            left -= piece;
+        }
+        meter.feed_received(GET, &mut recorder);
+        meter.feed_sent(OK, &mut recorder);
+        prop_assert_eq!([recorder.of(0), recorder.of(1), recorder.overhead()], [seen.of(0), seen.of(1), seen.overhead()]);
+        prop_assert_eq!(&recorder.told, &seen.told);
+
+        // Where there is no body they are nobody's.
+        meter.body_passed(length, &mut recorder);
+        prop_assert_eq!(recorder.overhead()[2], seen.overhead()[2] + len(&body));
+        prop_assert_eq!(recorder.told, seen.told);
+    }
+
+    #[test]
     fn damaged_conversations_come_to_the_same_for_every_split(
         exchanges in prop::collection::vec(exchange(), 1..5), pipelined: bool, damages in damages(), pieces in pieces()
     ) {

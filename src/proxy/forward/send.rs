@@ -5,11 +5,12 @@ use std::pin::Pin;
 use std::rc::Rc;
 
 use http::header::HOST;
-use http::{HeaderValue, Request, Response};
+use http::{HeaderValue, Request, Response, Version};
 use hyper::client::conn::TrySendError;
 use hyper::client::conn::http1::SendRequest;
 
 use crate::proxy::body::{BodyState, RequestBody};
+use crate::proxy::headers;
 use crate::proxy::upstream::{self, ConnectError, Connection, Lease, Wanted};
 
 /// The response's head, and the hold on the connection that its body comes over.
@@ -75,7 +76,8 @@ fn answered(
     mut lease: Lease,
     body: Rc<BodyState>,
 ) -> Answered {
-    lease.keep(sender, body);
+    let persists = response.version() == Version::HTTP_11 && !headers::asks_to_close(response.headers());
+    lease.keep(sender, body, persists);
     lease.succeeded();
     (response.map(Incoming::H1), lease)
 }

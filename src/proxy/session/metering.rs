@@ -74,6 +74,20 @@ impl Session {
         }
     }
 
+    /// Octets of the body of an HTTP/1 answer passed inside the kernel.
+    pub fn body_passed(&self, bytes: usize) {
+        if cfg!(feature = "unmetered") {
+            return;
+        }
+        self.add(Column::SentApp, bytes as u64);
+        let mut exchanges = self.exchanges.borrow_mut();
+        let mut tally = Count { session: self, exchanges: &mut exchanges };
+        match &mut *self.meter.borrow_mut() {
+            HttpMeter::H1(meter) => meter.body_passed(bytes, &mut tally),
+            _ => tally.sent(None, bytes as u64, 0),
+        }
+    }
+
     /// What TLS held back has reached the socket.
     pub fn flushed(&self) {
         if self.tls_unflushed.replace(false) {

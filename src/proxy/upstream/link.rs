@@ -26,6 +26,8 @@ pub struct Link {
     h2: RefCell<Option<Streams>>,
     /// It has served another request before.
     pub reused: Cell<bool>,
+    /// Its engine is to give the stream up.
+    pub is_handed_over: Cell<bool>,
 }
 
 #[derive(Clone)]

@@ -208,6 +208,80 @@ fn the_last_answer_and_the_end_of_the_connection_come_in_one_segment() {
     }
 }
 
+/// Bodies that go from socket to socket past the engines, and the largest that do not.
+#[test]
+fn large_answers_one_after_the_other_are_counted_to_the_octet() {
+    let (origin, weir) = weir();
+    let to = weir.address("web");
+    let mut accounts = Vec::new();
+
+    let mut client = Client::connect(to);
+    for (n, bytes) in [524_287, 524_288, 0, 3_000_000, 12, 700_000, 5_000_000].into_iter().enumerate() {
+        assert!(client.get(&format!("/bytes/{bytes}/{n}")).body == octets(bytes), "{bytes}");
+    }
+    assert_eq!(origin.connections(), 1, "the origin's connection went on behind each");
+    // While one is under way the next requests are there already.
+    let mut all = Vec::new();
+    for n in 0..6 {
+        let bytes = match n % 3 {
+            0 => format!("GET /bytes/900000/p{n} HTTP/1.1\r\nhost: test\r\n\r\n").into_bytes(),
+            1 => sized(&format!("/sink/800000/p{n}"), &octets(70_000)),
+            _ => chunked(&format!("/sink/4/p{n}"), &[n, 2 * n + 1]),
+        };
+        client.note_request(&bytes, [0, 70_000, 3 * n + 1][n % 3]);
+        all.extend_from_slice(&bytes);
+    }
+    client.write(&all, Cuts::Whole);
+    for n in 0..6 {
+        let answer = client.response();
+        assert!(answer.body == octets([900_000, 800_000, 4][n % 3]), "{n}: {}, {}", answer.start, answer.body.len());
+    }
+    client.request(b"HEAD /bytes/4000000 HTTP/1.1\r\nhost: test\r\n\r\n", 0, Cuts::Whole);
+    assert_eq!(client.response().field("content-length"), Some("4000000"));
+    assert!(client.get("/hints/600000").body == octets(600_000));
+    accounts.push(client.close().account());
+
+    // The client's last request, and one of an older client.
+    for head in [
+        "GET /bytes/2000000/last HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n",
+        "GET /bytes/2000000/old HTTP/1.0\r\nhost: test\r\n\r\n",
+    ] {
+        let mut client = Client::connect(to);
+        client.request(head.as_bytes(), 0, Cuts::Whole);
+        assert!(client.response().body == octets(2_000_000), "{head}");
+        assert_eq!(client.reader.rest(), b"", "{head}");
+        accounts.push(client.close().account());
+    }
+
+    let records = weir.settled(accounts.len());
+    for account in &accounts {
+        let (session, requests) = account.assert_recorded(&records);
+        assert_eq!(session.text("end"), "done");
+        for request in requests {
+            assert_eq!((request.text("end"), request.0["billable"].as_bool()), ("done", Some(true)), "{}", request.0);
+            assert_upstream(&origin, request);
+        }
+    }
+}
+
+#[test]
+fn a_large_answer_that_breaks_off_is_counted_to_where_it_broke() {
+    let (origin, weir) = weir();
+    for (n, path) in ["/cut/300000", "/cut/4000000", "/reset/2000000"].into_iter().enumerate() {
+        let mut client = Client::connect(weir.address("web"));
+        client.request(format!("GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").as_bytes(), 0, Cuts::Whole);
+        let answer = client.response();
+        assert!(answer.cut, "{path}: {}", answer.start);
+        let account = client.close().account();
+        let records = weir.settled(n + 1);
+        let (_, requests) = account.assert_recorded(&records);
+        assert_eq!(requests[0].text("end"), "upstream_error", "{}", requests[0].0);
+        if path.starts_with("/cut") {
+            assert_upstream(&origin, requests[0]);
+        }
+    }
+}
+
 #[test]
 fn what_is_refused_is_counted_and_not_billed() {
     let (origin, weir) = weir();

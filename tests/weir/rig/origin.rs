@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use super::message::{Message, Reader};
@@ -26,6 +26,8 @@ struct Shared {
     seen: Mutex<HashMap<String, Seen>>,
     /// Gates that handlers wait at, by name.
     open: Mutex<HashMap<String, bool>>,
+    /// How many connections came.
+    connections: AtomicUsize,
 }
 
 /// A listening origin; ends when dropped.
@@ -69,6 +71,7 @@ impl Origin {
                     return;
                 }
                 let Ok(stream) = stream else { continue };
+                to.connections.fetch_add(1, Ordering::Relaxed);
                 let (serve, shared) = (serve.clone(), to.clone());
                 std::thread::spawn(move || serve(stream, &shared));
             }
@@ -84,6 +87,11 @@ impl Origin {
     /// Every request that is over.
     pub fn all_seen(&self) -> Vec<Seen> {
         self.shared.seen.lock().unwrap().values().cloned().collect()
+    }
+
+    /// How many connections it was sent.
+    pub fn connections(&self) -> usize {
+        self.shared.connections.load(Ordering::Relaxed)
     }
 
     /// Lets everyone pass who waits at this gate, now or later.
