@@ -7,18 +7,23 @@
 #       run --listen 0.0.0.0:8080 --upstream host.docker.internal:3000 --state /var/lib/weir
 #
 # With a file: -v ./weir.toml:/etc/weir/weir.toml:ro and no arguments.
+#
+# ./release optimises by a profile: it runs what it has built under load, on two CPUs at least. `--build-arg PROFILED=no` builds in a
+# third of the time, on one CPU too, what takes 10 to 20 % more per request.
 
 FROM rust:1.95-bookworm AS build
 RUN apt-get update \
     && apt-get install -y --no-install-recommends cmake \
     && rm -rf /var/lib/apt/lists/*
+ARG PROFILED=yes
 WORKDIR /src
 COPY . .
 # The caches are the builder's, not the image's: a rebuild compiles only what changed.
 RUN --mount=type=cache,target=/usr/local/cargo/registry \
     --mount=type=cache,target=/src/target \
-    cargo build --release --locked --bin weir \
-    && install -D -m 0755 target/release/weir /out/usr/local/bin/weir \
+    if [ "$PROFILED" = yes ]; then ./release >/tmp/binary; \
+    else cargo build --release --locked --bin weir && echo target/release/weir >/tmp/binary; fi \
+    && install -D -m 0755 "$(cat /tmp/binary)" /out/usr/local/bin/weir \
     && install -d -m 0700 /out/var/lib/weir \
     && install -d -m 0755 /out/etc/weir
 
