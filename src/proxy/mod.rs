@@ -4,6 +4,7 @@
 //! listener ─ PROXY header ─ TLS ─┬─ http1 ─┐
 //!                                ├─ http2 ─┴─ forward ─ upstream (balance, link) ─ origin
 //!                                └─ tcp (terminated, passthrough) ─ tunnel ────────┘
+//! tunnels and large bodies, where neither side is TLS: socket ─ splice ─ socket
 //! session: the socket, its counters, its exchanges ── recorder ── journal
 //! worker: one thread, its sessions, the sweep       node: what workers share
 //! ```

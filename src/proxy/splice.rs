@@ -5,12 +5,17 @@
 //!        └ received          └ held             └ upstream sent
 //! ```
 //!
+//! A tunnel is both directions, each to its source's end, which is passed on. The body of an answer (`relay.rs`) is one direction to
+//! a known length, and the sockets go on behind it.
+//!
 //! *Counting.* Each call says how many octets it moved: into the pipe is received, out of it is sent. What was received
 //! and never sent is the pipe's content at the end; it stays visible as received > sent, and its pipe is thrown away.
 //!
 //! *Small or idle.* A direction begins by reading through one buffer that all sessions of a worker share, and holds
 //! nothing between two reads. Only a read that fills this buffer takes a pipe, and a direction that has come to rest gives
 //! it back: ten thousand idle tunnels have no pipe and no buffer.
+//!
+//! *Bounded.* A direction holds at most a pipe. What pipes hold is counted ([`piped_bytes`]) with what traffic has allocated.
 //!
 //! *When there are no pipes* (descriptors, the user's limit of pipe pages, [`PIPES_MAX`] in use) the direction goes on
 //! through the shared buffer. What its target does not take at once is copied, so at most one such buffer is held.

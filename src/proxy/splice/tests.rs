@@ -357,3 +357,67 @@ fn a_drain_cuts_a_tunnel_and_its_counts_hold() {
     assert!(acked <= sent_wire && sent_wire <= upstream_received, "{:?}", closes[0]);
     assert_eq!((closes[0].end(), open), (End::Drain, idle));
 }
+
+fn read_head(socket: &mut Blocking) -> usize {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut octet = [0];
+        socket.read_exact(&mut octet).unwrap();
+        head.push(octet[0]);
+    }
+    head.len()
+}
+
+/// One client, one answer after the other, each over the same two connections.
+fn check_answers(pipes_taken: usize) -> (usize, usize) {
+    const SIZES: [usize; 6] = [MIB / 2, 3 * MIB + 1, 7, 9 * MIB, MIB / 2 - 1, MIB];
+    let body = |turn: usize, size: usize| (0..size).map(|at| ((at * 7 + turn) % 251) as u8).collect::<Vec<u8>>();
+    let origin = TcpListener::bind("127.0.0.1:0").unwrap();
+    let weir = Weir::start("http", origin.local_addr().unwrap(), pipes_taken);
+    let serving = thread::spawn(move || {
+        let (mut server, _) = origin.accept().unwrap();
+        let mut random = Random(11);
+        let (mut received, mut sent) = (0, 0);
+        for (turn, size) in SIZES.into_iter().enumerate() {
+            received += read_head(&mut server);
+            let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {size}\r\n\r\n");
+            let answer = [head.into_bytes(), body(turn, size)].concat();
+            answer.chunks(1 + random.below(MIB)).for_each(|piece| server.write_all(piece).unwrap());
+            sent += answer.len();
+        }
+        // Its own connection to the end.
+        assert_eq!(server.read(&mut [0]).unwrap(), 0);
+        (received, sent)
+    });
+    let mut client = weir.connect();
+    let (mut asked, mut answered) = (0, 0);
+    for (turn, size) in SIZES.into_iter().enumerate() {
+        let request = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n";
+        client.write_all(request).unwrap();
+        asked += request.len();
+        answered += read_head(&mut client) + size;
+        let mut taken = vec![0; size];
+        client.read_exact(&mut taken).unwrap();
+        assert!(taken == body(turn, size), "answer {turn} of {size} octets is another");
+    }
+    drop(client);
+    let (closes, pipes) = weir.end();
+    let (received, sent) = serving.join().unwrap();
+    let bodies: usize = SIZES.iter().sum();
+    let expected = [0, asked, asked, bodies, answered, answered, answered, received, sent].map(|n| n as i64);
+    assert_eq!(columns(&closes[0]), expected, "{:?}", closes[0]);
+    assert_eq!((closes.len(), closes[0].requests, closes[0].end()), (1, SIZES.len() as i64, End::Done));
+    pipes
+}
+
+#[test]
+fn bodies_of_answers_are_counted_to_the_octet() {
+    let (open, idle) = check_answers(0);
+    assert!(open > 0, "nothing was spliced");
+    assert_eq!(open, idle, "a pipe was not given back");
+}
+
+#[test]
+fn without_pipes_the_shared_buffer_carries_the_same_bodies() {
+    assert_eq!(check_answers(PIPES_MAX), (PIPES_MAX, 0));
+}
