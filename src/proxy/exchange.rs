@@ -9,8 +9,9 @@ use super::recorder::{Measured, Verdict};
 use crate::event::{End, Reason};
 use crate::ids::Id;
 
-/// How many finished exchanges a session holds before it asks the kernel what is acknowledged.
-pub const HELD_MAX: usize = 32;
+/// How many more finished exchanges a session holds before it asks the kernel again what is acknowledged. Few: what is held has left
+/// the processor's cache when it is closed (at 32 connections, 32 cost 2 µs a request more than 4); asking costs a quarter of one.
+pub const HELD_STEP: usize = 4;
 
 /// A request and its response, or the tunnel they became.
 pub struct Exchange {
@@ -134,6 +135,8 @@ pub struct Exchanges {
     pub open: VecDeque<Exchange>,
     /// Complete both ways, not yet known to be acknowledged; in the order of their ends.
     pub held: VecDeque<Exchange>,
+    /// How many were left when the kernel was asked last.
+    pub left: usize,
     /// How many began.
     pub begun: u64,
     /// App octets received that belong to no exchange.

@@ -119,6 +119,7 @@ impl Session {
             let Some(held) = exchanges.held.pop_front() else { break };
             self.close_exchange(held, 0);
         }
+        exchanges.left = exchanges.held.len();
     }
 
     /// Interim records of the session and of all that is open in it.

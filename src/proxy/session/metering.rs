@@ -149,8 +149,8 @@ struct Count<'a> {
 
 impl Tally for Count<'_> {
     fn begin(&mut self, index: u64) {
-        if self.exchanges.held.len() >= exchange::HELD_MAX {
-            // Most of what is held is acknowledged by now: one cheap call settles many.
+        if self.exchanges.held.len() >= self.exchanges.left + exchange::HELD_STEP {
+            // Most of what is held is acknowledged by now: one cheap call settles some.
             self.session.settle_held(self.exchanges);
         }
         self.exchanges.begun += 1;
