@@ -13,7 +13,8 @@ pub(super) fn limits(section: &mut Section<'_>, raw: &RawLimits) -> Limits {
     let limits = Limits {
         request_line_bytes_max: s.size("request_line_bytes_max", &raw.request_line_bytes_max, 8192, 256..=1 << 20),
         header_bytes_max: s.size("header_bytes_max", &raw.header_bytes_max, 65_536, 1024..=1 << 20),
-        headers_max: s.size("headers_max", &raw.headers_max, 128, 8..=4096),
+        headers_max: s.size("headers_max", &raw.headers_max, 99, 8..=4096),
+        response_headers_max: s.size("response_headers_max", &raw.response_headers_max, 100, 8..=4096),
         header_read_timeout: s.milliseconds(
             "header_read_timeout_ms",
             &raw.header_read_timeout_ms,

@@ -15,6 +15,8 @@ pub struct Limits {
     pub header_bytes_max: usize,
     /// Number of header fields of a request; more is 431.
     pub headers_max: usize,
+    /// Number of header fields of an origin's HTTP/1 response; more is 502.
+    pub response_headers_max: usize,
     /// From the first byte of a request (or of the connection) to the end of its header; also for a PROXY header and an SNI.
     #[serde(rename = "header_read_timeout_ms", serialize_with = "serialized::milliseconds")]
     pub header_read_timeout: Duration,

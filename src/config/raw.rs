@@ -259,6 +259,7 @@ pub(super) struct RawLimits {
     pub(super) request_line_bytes_max: Number,
     pub(super) header_bytes_max: Number,
     pub(super) headers_max: Number,
+    pub(super) response_headers_max: Number,
     pub(super) header_read_timeout_ms: Number,
     pub(super) tls_handshake_timeout_ms: Number,
     pub(super) keep_alive_timeout_ms: Number,

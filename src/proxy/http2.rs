@@ -110,7 +110,7 @@ async fn exchange(session: Rc<Session>, index: u64, begun: Begun, respond: SendR
     let result = match answer {
         Answer::Response(response) => send(&session, index, response, respond.into_inner()).await,
         Answer::Tunnel(response, tunnel) => {
-            // Boxed, like all that is rare: every stream's task is moved about with the room for it.
+            // Boxed, like all that is rare: every stream's task would have room for it.
             Box::pin(switch(&session, index, response, respond.into_inner(), tunnel)).await
         }
     };

@@ -57,6 +57,11 @@ impl TcpCounts {
         (self.bytes_sent + self.notsent_bytes).saturating_sub(self.bytes_retrans + u64::from(fin_waits))
     }
 
+    /// Octets of ours that the peer has not acknowledged, our FIN included, which has been said; 0 where it never will.
+    pub fn unacknowledged(&self) -> u64 {
+        if self.state == STATE_CLOSE { 0 } else { (self.written() + 1).saturating_sub(self.bytes_acked) }
+    }
+
     /// The state says that the client's FIN has come.
     pub fn fin_received(&self) -> bool {
         matches!(self.state, STATE_TIME_WAIT | STATE_CLOSE_WAIT | STATE_LAST_ACK | STATE_CLOSING)

@@ -277,9 +277,16 @@ async fn speaks_h2(
         stream.replay(early);
         return Ok(false);
     }
+    let decides = |first: &[u8]| first.len() >= H2_PREFACE.len() || !H2_PREFACE.starts_with(first);
+    if decides(&early) {
+        let is_h2 = early.starts_with(H2_PREFACE);
+        session.speaks(listener, is_h2);
+        stream.replay(early);
+        return Ok(is_h2);
+    }
     let mut first = early.to_vec();
     let peek = async {
-        while first.len() < H2_PREFACE.len() && H2_PREFACE.starts_with(&first) {
+        while !decides(&first) {
             let mut piece = [0; 24];
             let mut buf = ReadBuf::new(&mut piece[..H2_PREFACE.len() - first.len()]);
             poll_fn(|cx| stream.poll_peek(cx, &mut buf)).await?;
@@ -314,7 +321,7 @@ async fn speaks_h2(
 impl Session {
     /// The protocol is known, and with it everything that the connection itself tells of its client.
     fn speaks(&self, listener: &ListenerSetup, is_h2: bool) {
-        self.identify(|identity| identity.protocol = if is_h2 { "h2" } else { "h1" });
+        self.learn(|identity| identity.protocol = if is_h2 { "h2" } else { "h1" });
         self.attribute_by(listener, None);
         if is_h2 {
             self.meter_h2();
@@ -327,7 +334,7 @@ impl Session {
     /// nobody's.
     pub fn attribute_by(&self, listener: &ListenerSetup, route: Option<usize>) {
         if self.is_health_check() {
-            return;
+            return self.identify(|_| ());
         }
         let at_us = self.worker.coarse_now_us();
         let client = self.identity().client.ip();

@@ -29,7 +29,7 @@ use crate::journal::{
 use crate::metrics::Metrics;
 use crate::units::{Column, Counters};
 
-/// How many buffers of closed requests are kept for the next ones.
+/// How many buffers of what was closed are kept for the next ones.
 const SPARE_NOTES_MAX: usize = 64;
 /// Room in such a buffer; one that grew beyond twice as much is not kept.
 const NOTE_ROOM_BYTES: usize = 256;
@@ -218,7 +218,7 @@ pub struct Facts<'a> {
 /// Writes one shard's records.
 pub struct Recorder {
     writer: RefCell<Writer>,
-    /// Of requests that were recorded, for the next ones.
+    /// Buffers of what was recorded, for what begins next.
     spare_notes: RefCell<Vec<Vec<u8>>>,
     ids: RefCell<IdSource>,
     clock: Clock,
@@ -277,9 +277,11 @@ impl Recorder {
         self.ids.borrow_mut().next(self.stamp(started_at_us))
     }
 
-    /// Begins to measure; `None` when every slot is taken (then nothing new may begin).
-    pub fn measure(&self, kind: Kind, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
-        self.measure_with(kind, 0, started_at_us, note)
+    /// Begins to measure a session with this note; `None` when every slot is taken (then nothing new may begin).
+    pub fn measure_session(&self, started_at_us: i64, note: &[u8]) -> Option<Measured> {
+        let mut own_note = self.note_buffer();
+        own_note.extend_from_slice(note);
+        self.measure_with(Kind::Session, 0, started_at_us, own_note)
     }
 
     fn measure_with(&self, kind: Kind, requests: u64, started_at_us: i64, note: Vec<u8>) -> Option<Measured> {
@@ -303,9 +305,7 @@ impl Recorder {
     pub fn measure_request(&self, session_note: &[u8], requests: u64) -> Option<(Id, Measured)> {
         let started_at_us = self.now_us();
         let id = self.next_id(started_at_us);
-        let spare = self.spare_notes.borrow_mut().pop();
-        // Room for the request's own part too, so that it is allocated once.
-        let mut note = spare.unwrap_or_else(|| Vec::with_capacity(NOTE_ROOM_BYTES));
+        let mut note = self.note_buffer();
         note.extend_from_slice(session_note);
         RequestNote::encode_id(id, &mut note);
         Some((id, self.measure_with(Kind::Request, requests, started_at_us, note)?))
@@ -354,6 +354,12 @@ impl Recorder {
         }
         measured.slot.free();
         self.keep_buffer(measured.note.into_inner());
+    }
+
+    /// With room for what is learnt later too, so that it is allocated once.
+    fn note_buffer(&self) -> Vec<u8> {
+        let spare = self.spare_notes.borrow_mut().pop();
+        spare.unwrap_or_else(|| Vec::with_capacity(NOTE_ROOM_BYTES))
     }
 
     fn keep_buffer(&self, mut note: Vec<u8>) {

@@ -72,7 +72,7 @@ impl Rig {
 
     fn session(&self, bytes: u64) -> Measured {
         let now_us = self.recorder.now_us();
-        let measured = self.recorder.measure(Kind::Session, now_us, self.note.clone()).unwrap();
+        let measured = self.recorder.measure_session(now_us, &self.note).unwrap();
         measured.add(Column::SentWire, bytes);
         measured
     }

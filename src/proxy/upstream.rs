@@ -499,8 +499,10 @@ async fn h1_engine(
     link: &Rc<Link>,
     server: Arc<str>,
 ) -> (http1::SendRequest<RequestBody>, oneshot::Receiver<Upgraded>) {
+    let setup = worker.setup();
+    let limits = &setup.config.limits;
     let mut builder = http1::Builder::new();
-    builder.max_headers(256).max_buf_size(worker.setup().config.limits.origin_buffer_bytes());
+    builder.max_headers(limits.response_headers_max).max_buf_size(limits.origin_buffer_bytes());
     let handshake = builder.handshake::<_, RequestBody>(TokioIo::new(stream)).await;
     // The h1 handshake does no I/O and cannot fail.
     let (sender, mut connection) = match handshake {

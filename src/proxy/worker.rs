@@ -73,9 +73,10 @@ pub fn with_session(id: Id, visit: impl FnOnce(&Session)) {
 }
 
 /// Runs a task on this worker. A session never leaves its thread, and the worker's runtime has only that one: what the
-/// runtime demands of its tasks (`Send`) is checked at each poll instead, which is cheaper than a `LocalSet`.
+/// runtime demands of its tasks (`Send`) is checked at each poll instead, which is cheaper than a `LocalSet`. A task stays where it
+/// is: the runtime would move it ten times from here to its end.
 pub fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
-    tokio::spawn(SendWrapper::new(task))
+    tokio::spawn(SendWrapper::new(Box::pin(task)))
 }
 
 impl Worker {

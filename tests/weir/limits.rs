@@ -232,6 +232,37 @@ fn heads_that_are_too_large_are_refused_and_counted() {
 }
 
 #[test]
+fn as_many_fields_pass_as_are_allowed_and_no_more() {
+    let origin = Origin::http();
+    let asked = |path: &str, fields: usize| {
+        // Host is one of them.
+        format!("GET {path} HTTP/1.1\r\nhost: test\r\n{}\r\n", "x: y\r\n".repeat(fields - 1))
+    };
+    let by_default = Weir::start(&Config::http(origin.address));
+    let raised = "headers_max = 400\nresponse_headers_max = 300";
+    let raised = Weir::start(&Config::http(origin.address).limit(raised));
+    for (weir, request_max, response_max) in [(&by_default, 99, 100), (&raised, 400, 300)] {
+        let cases = [
+            (asked("/bytes/1", request_max), 200, "bill"),
+            (asked("/bytes/1", request_max + 1), 431, "limited"),
+            (asked(&format!("/fields/{response_max}"), 1), 200, "bill"),
+            (asked(&format!("/fields/{}", response_max + 1), 1), 502, "platform_error"),
+            (asked("/bytes/1", 1), 200, "bill"),
+        ];
+        for (n, (request, status, reason)) in cases.iter().enumerate() {
+            let mut client = Client::connect(weir.address("web"));
+            client.request(request.as_bytes(), 0, Cuts::Whole);
+            assert_eq!(client.response().status(), *status, "{n}");
+            drop(client);
+            let records = weir.settled(n + 1);
+            let close = *records.closes("request").last().unwrap();
+            let is_billed = close.0["billable"].as_bool() == Some(true);
+            assert_eq!(if is_billed { "bill" } else { close.text("reason") }, *reason, "{n}");
+        }
+    }
+}
+
+#[test]
 fn a_client_that_resets_streams_rapidly_is_cut_and_another_is_served() {
     let origin = Origin::http();
     let weir = Weir::start(&Config::http(origin.address).limit("h2_resets_per_s_max = 50"));

@@ -1,5 +1,7 @@
 //! A session's counts against the kernel's, and its metrics.
 
+use std::io;
+
 use tracing::error;
 
 use super::Session;
@@ -8,8 +10,13 @@ use crate::proxy::recorder::Measured;
 use crate::units::Column;
 
 impl Session {
+    /// What the kernel says of the connection.
+    pub fn kernel_counts(&self) -> io::Result<TcpCounts> {
+        kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get())
+    }
+
     pub(super) fn audit_open(&self) -> String {
-        let Ok(counts) = kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get()) else { return String::new() };
+        let Ok(counts) = self.kernel_counts() else { return String::new() };
         let measured = self.measured.borrow();
         let Some(measured) = measured.as_ref() else { return String::new() };
         measured.set(Column::SentAcked, counts.bytes_acked.min(measured.get(Column::SentWire)));

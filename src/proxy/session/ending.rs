@@ -13,7 +13,7 @@ use super::exchanges::{acked_of, acknowledge};
 use super::{Cut, Session};
 use crate::event::{End, Reason};
 use crate::proxy::exchange::Exchange;
-use crate::proxy::kernel;
+use crate::proxy::kernel::TcpCounts;
 use crate::proxy::linger;
 use crate::proxy::recorder::{Facts, Verdict};
 use crate::proxy::stream::{WireStream, uncleared};
@@ -189,21 +189,23 @@ impl Session {
                 Reason::Unspecified,
             );
         }
+        let mut counts = None;
         if !self.saw_reset.get() {
             let mut limit = self.worker.setup().config.limits.linger;
             if matches!(self.cut.get(), Some(Cut::Flood | Cut::HeadTimeout)) {
                 // What such a client still sends is not worth the reading.
                 limit = limit.min(CUT_LINGER);
             }
-            linger::linger(&self, limit).await;
+            counts = linger::linger(&self, limit).await;
         }
-        self.close();
+        self.close(counts);
     }
 
-    pub(super) fn close(&self) {
+    /// Closes everything by what the kernel said last, or says now.
+    pub(super) fn close(&self, counts: Option<TcpCounts>) {
         self.open();
         let Some(measured) = self.measured.borrow_mut().take() else { return };
-        let counts = kernel::tcp_counts(&*self.tcp.borrow(), self.saw_eof.get());
+        let counts = counts.map_or_else(|| self.kernel_counts(), Ok);
         let sent = measured.get(Column::SentWire);
         // Our FIN is counted as acknowledged too; nothing beyond what we wrote can have been.
         let acked = counts.as_ref().map_or(0, |counts| counts.bytes_acked.min(sent));

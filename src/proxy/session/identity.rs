@@ -1,6 +1,7 @@
 //! Who a session is: what its connection tells, then what its first request tells of it.
 
 use std::cell::Ref;
+use std::fmt::Write as _;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,6 +13,9 @@ use crate::event::{Addresses, PlaceNote, RequestNote, SessionNote, UNATTRIBUTED}
 use crate::ids::Id;
 use crate::proxy::worker::Worker;
 use crate::screening::Ruling;
+
+/// Of an IPv6 address written in full.
+const ADDRESS_TEXT_BYTES_MAX: usize = 39;
 
 /// What is known of the client; complete once the handshakes are over.
 #[derive(Clone, Debug)]
@@ -81,9 +85,14 @@ impl Session {
         self.identity.borrow()
     }
 
+    /// Learns more of the client; the slot is told with the next [`Session::identify`].
+    pub fn learn(&self, change: impl FnOnce(&mut Identity)) {
+        change(&mut self.identity.borrow_mut());
+    }
+
     /// Learns more of the client; the slot knows it at once.
     pub fn identify(&self, change: impl FnOnce(&mut Identity)) {
-        change(&mut self.identity.borrow_mut());
+        self.learn(change);
         self.shown.set(show(&self.worker, &self.identity.borrow(), self.worker.coarse_now_us()));
         let mut note = self.note.borrow_mut();
         note.clear();
@@ -117,7 +126,9 @@ impl Session {
     /// The client's address as text; asked for once the handshakes are over.
     pub fn client_text(&self) -> HeaderValue {
         let text = || {
-            let text = self.identity.borrow().client.ip().to_canonical().to_string();
+            let mut text = String::with_capacity(ADDRESS_TEXT_BYTES_MAX);
+            // Writing to a String cannot fail.
+            write!(text, "{}", self.identity.borrow().client.ip().to_canonical()).unwrap_or_default();
             // Digits, dots and colons are a valid value.
             HeaderValue::from_maybe_shared(text.into_bytes()).unwrap_or(HeaderValue::from_static("unknown"))
         };

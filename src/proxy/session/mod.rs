@@ -39,7 +39,7 @@ use super::kernel;
 use super::recorder::Measured;
 use super::stream::uncleared;
 use super::worker::Worker;
-use crate::event::{Addresses, End, Kind, Reason};
+use crate::event::{Addresses, End, Reason};
 use crate::ids::Id;
 use crate::meter::Violation;
 use crate::units::Column;
@@ -119,7 +119,7 @@ impl Session {
         let mut note = Vec::with_capacity(256);
         let shown = show(worker, &identity, started_at_us);
         encode_identity(id, &identity, shown, &mut note);
-        let measured = worker.recorder.measure(Kind::Session, started_at_us, note.clone())?;
+        let measured = worker.recorder.measure_session(started_at_us, &note)?;
         let session = Rc::new(Self {
             worker: worker.clone(),
             id,
@@ -347,7 +347,7 @@ impl Drop for Session {
     fn drop(&mut self) {
         if self.measured.borrow().is_some() {
             self.ends(if self.draining.get() { End::Drain } else { End::Internal }, Reason::PlatformError);
-            self.close();
+            self.close(None);
         }
     }
 }

@@ -170,6 +170,7 @@ enum Then {
 /// | `/old/N` | the same as HTTP/1.0 |
 /// | `/sink/N` | reads the body, then as `/bytes/N` |
 /// | `/status/S` | this status without a body (304 with a length) |
+/// | `/fields/N` | 200 without a body and with N header fields |
 /// | `/hints/N` | 103, then as `/bytes/N` |
 /// | `/early/N` | as `/bytes/N` before the body is read |
 /// | `/stop/N` | reads N octets of the body, then waits at the gate `stop` |
@@ -208,6 +209,10 @@ fn answer(head: &Message, reader: &mut Reader<TcpStream>, to: &mut Counter, seen
         "status" => {
             let length = if n == 304 { "content-length: 4711\r\n" } else { "" };
             to.write(format!("HTTP/1.1 {n} Whatever\r\n{length}\r\n").as_bytes());
+        }
+        "fields" => {
+            let fields = "x: y\r\n".repeat(n - 1);
+            to.write(format!("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n{fields}\r\n").as_bytes());
         }
         "hints" => {
             to.write(b"HTTP/1.1 103 Early Hints\r\nlink: </a>; rel=preload\r\n\r\n");
