@@ -3,7 +3,7 @@
 //! Without the wait, a close with unread octets in the receive buffer makes the kernel send RST, and the client may
 //! lose the end of a response it was sent; and nobody would know how much of it arrived.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::task::Poll;
 use std::time::Duration;
 
@@ -13,14 +13,10 @@ use tracing::debug;
 
 use super::kernel::TcpCounts;
 use super::session::{Cut, Session};
-use super::worker::SWEEP;
 
 /// How soon the acknowledgement is looked for where no octet or FIN of the client's will bring it, and how seldom at last.
 const LOOK: Duration = Duration::from_millis(5);
 const LOOK_MAX: Duration = Duration::from_millis(100);
-/// And where the client's FIN is still to come. Later than the worker's next sweep: an earlier timer than the earliest costs a
-/// system call, and a turn of the runtime.
-const LATER_LOOK: Duration = SWEEP.saturating_add(Duration::from_millis(50));
 /// How many times the limit it lasts at most, however slowly the client takes what is left.
 const SLOW_FACTOR: u32 = 60;
 
@@ -54,14 +50,12 @@ pub async fn linger(session: &Session, limit: Duration) -> Option<TcpCounts> {
                 deadline = last.min(now + limit);
             }
         }
-        let wait = if at_end { look } else { LATER_LOOK.min(limit / 2) };
-        let wake_at = deadline.min(now + wait);
         if at_end || is_flood {
+            sleep_until(deadline.min(now + look)).await;
             look = (look * 2).min(LOOK_MAX);
-            sleep_until(wake_at).await;
         } else {
-            let timer = sleep_until(wake_at);
-            tokio::pin!(timer);
+            // Most have their end at once: a timer for each would cost more than a look at each sweep.
+            let sweeps = session.worker.sweeps();
             poll_fn(|cx| {
                 while let Poll::Ready(more) = session.poll_discard(cx) {
                     if !more {
@@ -69,7 +63,7 @@ pub async fn linger(session: &Session, limit: Duration) -> Option<TcpCounts> {
                         return Poll::Ready(());
                     }
                 }
-                timer.as_mut().poll(cx)
+                session.poll_swept(sweeps, cx)
             })
             .await;
         }

@@ -55,6 +55,7 @@ pub struct Worker {
     held_bytes: Cell<i64>,
     /// Of the table of addresses that a record says is in force.
     table: Cell<u64>,
+    sweeps: Cell<u64>,
     /// Requests and raw sessions that were nobody's, since the last sweep.
     unattributed: Cell<u64>,
 }
@@ -98,6 +99,7 @@ impl Worker {
             sessions: RefCell::new(Vec::new()),
             generation: Cell::new(node.generation()),
             table: Cell::new(0),
+            sweeps: Cell::new(0),
             unattributed: Cell::new(0),
             setup: RefCell::new(setup),
             held_bytes: Cell::new(0),
@@ -122,6 +124,11 @@ impl Worker {
     /// µs since the Unix epoch, as of the last sweep.
     pub fn coarse_now_us(&self) -> i64 {
         self.coarse_now_us.get()
+    }
+
+    /// How many sweeps there were.
+    pub fn sweeps(&self) -> u64 {
+        self.sweeps.get()
     }
 
     pub(super) fn adopt(&self, session: &Rc<Session>) {
@@ -221,9 +228,11 @@ impl Worker {
             sessions.iter().for_each(|session| session.close_hour(now_us));
             self.recorder.hour_swept(now_us);
         }
+        self.sweeps.set(self.sweeps.get() + 1);
         let checkpoint_us = micros(setup.config.checkpoint_interval);
         for session in &sessions {
             session.settle();
+            session.swept();
             if now_us - session.checkpointed_at_us.get() >= checkpoint_us {
                 session.checkpointed_at_us.set(now_us);
                 session.checkpoint();

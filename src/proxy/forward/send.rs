@@ -54,7 +54,8 @@ fn over(connection: Connection, wanted: Wanted, mut request: Request<RequestBody
     wanted.session.sent_to(wanted.index, lease.server());
     match connection {
         Connection::H1(mut sender, lease) => {
-            let response = sender.try_send_request(request);
+            // In a box of its own: it has room for the request, and what is around it is moved.
+            let response = Box::pin(sender.try_send_request(request));
             Box::pin(async move {
                 match response.await {
                     Ok(response) => Ok(answered(response, sender, lease, body)),

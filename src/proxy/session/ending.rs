@@ -103,11 +103,32 @@ impl Session {
         if self.cut.get().is_some() {
             return Poll::Ready(());
         }
+        self.wakes(cx);
+        Poll::Pending
+    }
+
+    /// Ready once the worker has swept more often than this.
+    pub fn poll_swept(&self, sweeps: u64, cx: &mut Context<'_>) -> Poll<()> {
+        if self.worker.sweeps() > sweeps {
+            return Poll::Ready(());
+        }
+        self.awaits_sweep.set(true);
+        self.wakes(cx);
+        Poll::Pending
+    }
+
+    /// The worker sweeps.
+    pub fn swept(&self) {
+        if self.awaits_sweep.take() {
+            self.wake();
+        }
+    }
+
+    fn wakes(&self, cx: &Context<'_>) {
         let mut waker = self.waker.borrow_mut();
         if !waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
             *waker = Some(cx.waker().clone());
         }
-        Poll::Pending
     }
 
     /// Waits until there is something to read. False if the session is to end without it: cut, or a drain, in which a

@@ -99,6 +99,7 @@ pub struct Session {
     cut: Cell<Option<Cut>>,
     draining: Cell<bool>,
     waker: RefCell<Option<Waker>>,
+    awaits_sweep: Cell<bool>,
     /// When a byte last moved, by the worker's coarse clock.
     pub active_at_us: Cell<i64>,
     metric_received: Cell<u64>,
@@ -146,6 +147,7 @@ impl Session {
             cut: Cell::new(None),
             draining: Cell::new(false),
             waker: RefCell::new(None),
+            awaits_sweep: Cell::new(false),
             active_at_us: Cell::new(started_at_us),
             metric_received: Cell::new(0),
             metric_sent: Cell::new(0),
