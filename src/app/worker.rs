@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use tokio::net::TcpListener;
+use tokio::runtime::LocalOptions;
 use tokio::sync::watch;
 use tracing::error;
 
@@ -85,15 +86,22 @@ pub fn start(parts: Parts) -> anyhow::Result<Handle> {
     let (stage, stages) = watch::channel(Stage::Serve);
     let shared = parts.shared.clone();
     let name = format!("weir-worker-{}", parts.shard);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        // Look at the sockets when what was found there is served: a look is a system call, and a turn is short.
-        .event_interval(256)
-        .build()
-        .context("cannot make a worker's runtime")?;
+    // A session never leaves its thread, nor does the runtime that its tasks run on.
+    let (made, is_made) = std::sync::mpsc::channel();
     let thread = std::thread::Builder::new()
         .name(name)
         .spawn(move || {
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                // Look at the sockets when what was found there is served: a look is a system call, and a turn is short.
+                .event_interval(256)
+                .build_local(LocalOptions::default());
+            let runtime = match runtime {
+                Ok(runtime) => runtime,
+                // Whoever starts the worker waits for this.
+                Err(error) => return made.send(Err(error)).unwrap_or_default(),
+            };
+            made.send(Ok(())).unwrap_or_default();
             let worker = runtime.block_on(run(parts, stages));
             // What still runs is dropped here; each session writes its close as it goes.
             drop(runtime);
@@ -102,6 +110,7 @@ pub fn start(parts: Parts) -> anyhow::Result<Handle> {
             }
         })
         .context("cannot start a worker's thread")?;
+    is_made.recv().context("a worker's thread died")?.context("cannot make a worker's runtime")?;
     Ok(Handle { stage, shared, thread })
 }
 

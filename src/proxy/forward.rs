@@ -166,7 +166,7 @@ fn dispatch(session: &Rc<Session>, index: u64, request: Request<RequestBody>) ->
     let host = head::host_of(authority.as_deref(), &parts.headers);
     let path = if plain_connect { "/" } else { parts.uri.path() };
     let route = listener.config.routes.iter().position(|route| route.matches(&host, path));
-    let screened = head::describe(session, index, &listener, &setup, route, &host, path, &parts, plain_connect);
+    let screened = head::describe(session, index, listener, &setup, route, &host, path, &parts, plain_connect);
     if screened.as_ref().is_some_and(|ruling| ruling.action == Action::Refuse) {
         session.worker.metrics.screened_refused.increment(1);
         return Err(Refused {
@@ -208,7 +208,7 @@ fn dispatch(session: &Rc<Session>, index: u64, request: Request<RequestBody>) ->
     if plain_connect {
         return Ok(Stage::Connect(Box::pin(connect(wanted, body.into_h2()))));
     }
-    head::prepare_up(session, index, &listener, &setup, &mut parts, upgrade, screened.as_ref());
+    head::prepare_up(session, index, listener, &setup, &mut parts, upgrade, screened.as_ref());
     if websocket_over_h2 {
         head::websocket_upgrade(&mut parts);
     }
@@ -357,11 +357,10 @@ async fn unless_timed_out<T>(
     .await
 }
 
-fn listener_of(setup: &Arc<Setup>, session: &Session) -> Result<Arc<ListenerSetup>, Refused> {
-    let name = session.identity().listener.clone();
+fn listener_of<'s>(setup: &'s Setup, session: &Session) -> Result<&'s ListenerSetup, Refused> {
     setup
-        .listener_named(&name)
-        .cloned()
+        .listener_named(&session.identity().listener)
+        .map(Arc::as_ref)
         .ok_or(Refused { close: true, ..Refused::platform(StatusCode::SERVICE_UNAVAILABLE) })
 }
 

@@ -10,7 +10,6 @@ use std::rc::{Rc, Weak};
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use send_wrapper::SendWrapper;
 use tokio::task::JoinHandle;
 
 use super::memory::held_bytes;
@@ -73,11 +72,9 @@ pub fn with_session(id: Id, visit: impl FnOnce(&Session)) {
     }
 }
 
-/// Runs a task on this worker. A session never leaves its thread, and the worker's runtime has only that one: what the
-/// runtime demands of its tasks (`Send`) is checked at each poll instead, which is cheaper than a `LocalSet`. A task stays where it
-/// is: the runtime would move it ten times from here to its end.
+/// Runs a task on this worker. It stays where it is: the runtime would move it ten times from here to its end.
 pub fn spawn(task: impl Future<Output = ()> + 'static) -> JoinHandle<()> {
-    tokio::spawn(SendWrapper::new(Box::pin(task)))
+    tokio::task::spawn_local(Box::pin(task))
 }
 
 impl Worker {

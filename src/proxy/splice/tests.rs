@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use prost::Message;
 use tokio::sync::oneshot;
-use tokio::task::LocalSet;
 
 use super::*;
 use crate::clock::Clock;
@@ -58,8 +57,9 @@ impl Weir {
             let recorder = Recorder::new(writer, Clock::anchored(), IdSource::new("n", epoch.epoch(), 0), metrics());
             let setup = Arc::new(Setup::new(config).unwrap());
             let node = Arc::new(Node::new(epoch.epoch(), setup, Losses::default(), Arc::default()));
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            LocalSet::new().block_on(&runtime, async {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build_local(tokio::runtime::LocalOptions::default()).unwrap();
+            runtime.block_on(async {
                 let worker = Worker::new(recorder, node, metrics());
                 listener.set_nonblocking(true).unwrap();
                 let listener = tokio::net::TcpListener::from_std(listener).unwrap();
